@@ -1,0 +1,190 @@
+"""The configuration's shape: one pydantic model per YAML section, a docstring under each field.
+
+The help texts, the JSON Schema and the table in the docs are made from these docstrings. Loading, overriding and
+error messages live in config.py; this module only says which keys exist, their types, defaults and ranges.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _read_as_meant(value: Any) -> Any:
+    """Read what PyYAML leaves as text the way its writer meant it: the string `None` is no value."""
+    return None if isinstance(value, str) and value.strip() in {"None", "none", "null", ""} else value
+
+
+def _auto_bool(value: Any) -> Any:
+    """Accept booleans and the words a shell gives for them beside `auto`."""
+    if isinstance(value, str):
+        return {"true": True, "false": False, "yes": True, "no": False}.get(value.lower(), value.lower())
+    return value
+
+
+AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, `use_attribute_docstrings` makes the help from the docs."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True, protected_namespaces=())
+
+
+def Optional(kind: Any) -> Any:  # noqa: N802 - reads as a type
+    """A type that also takes `null` and the string `None`."""
+    return Annotated[kind | None, BeforeValidator(_read_as_meant)]
+
+
+class DataConfig(Section):
+    """Where the text comes from and how it becomes chunks of tokens."""
+
+    train_path: str = "synthetic"
+    """Training text: a folder, a file, a glob, `synthetic` (the embedded corpus) or `hf:org/name[:config]`."""
+    eval_path: Optional(str) = None
+    """Held-out text. Unset: the folder's own *.dev files; where there are none, `holdout` of the documents."""
+    holdout: float = Field(0.05, gt=0, lt=0.5)
+    """Share of whole documents held out (never trained on) where the source has no *.dev files."""
+    tokenizer_path: Optional(str) = None
+    """A tokenizer folder, or one tokenizers file ending in .json. Unset: trained on the training text and cached."""
+    vocab_size: int = Field(16_000, ge=260, le=1_000_000)
+    """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it)."""
+    seq_length: int = Field(128, ge=8, le=65_536)
+    """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
+    eval_samples: Optional(Annotated[int, Field(ge=1)]) = None
+    """Held-out chunks used for the curve during training; unset: at most 512. The final score always uses all."""
+    clean: bool = True
+    """Clean the text by its domain's rules (see cleaners.py)."""
+    speaker_labels: Literal["keep", "remove"] = "keep"
+    """Speaker labels in dialogue (`*MOT:`, `A:`)."""
+    random_offset: bool = True
+    """Shift the cut points between chunks anew in each epoch, reproducibly."""
+    max_words: Optional(Annotated[int, Field(ge=1)]) = None
+    """Use only about this many words of the training text, for a bounded first try."""
+    num_proc: Optional(Annotated[int, Field(ge=1)]) = None
+    """Processes that clean and tokenize; unset: one a core."""
+    cache_dir: Optional(str) = None
+    """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
+    encoding_errors: Literal["strict", "replace"] = "strict"
+    """Bytes that are not UTF-8, and NUL bytes: stop with file, line and offset, or replace them by U+FFFD."""
+    synthetic_words: int = Field(700_000, ge=1_000, le=200_000_000)
+    """Words of the embedded corpus to generate for training."""
+    synthetic_seed: int = Field(0, ge=0)
+    """Seed of the embedded corpus."""
+
+
+class ModelConfig(Section):
+    """The network: architecture and sizes."""
+
+    type: str
+    """Llama, GPT2, GPTJ, or an architecture that a plugin registers."""
+    name: Optional(str) = None
+    """The run's name: the folder under logging.output_dir."""
+    hidden_size: int = Field(192, ge=2)
+    """Width of the residual stream."""
+    intermediate_size: Optional(Annotated[int, Field(ge=1)]) = None
+    """Width of the feed-forward layer; unset: 4 x hidden_size."""
+    n_layer: int = Field(6, ge=1)
+    """Number of layers."""
+    n_head: Optional(Annotated[int, Field(ge=1)]) = None
+    """Attention heads; unset: about hidden_size / 64, a divisor of hidden_size."""
+    n_kv_head: Optional(Annotated[int, Field(ge=1)]) = None
+    """Key/value heads of Llama's grouped attention; unset: n_head."""
+    tie_word_embeddings: Optional(bool) = None
+    """Share input and output embeddings; unset: yes for GPT2, no for Llama and GPTJ."""
+    resid_pdrop: float = Field(0.0, ge=0, lt=1)
+    """Dropout after attention and feed-forward (GPT2, GPTJ)."""
+    embd_pdrop: float = Field(0.0, ge=0, lt=1)
+    """Dropout after the embeddings (GPT2, GPTJ)."""
+    attn_pdrop: float = Field(0.0, ge=0, lt=1)
+    """Dropout of attention weights."""
+    max_position_embeddings: Optional(Annotated[int, Field(ge=8)]) = None
+    """Positions the checkpoint allows; unset: the larger of 512 and seq_length."""
+    init_from: Optional(str) = None
+    """A local checkpoint folder to start from instead of random weights."""
+
+
+class TrainingConfig(Section):
+    """The recipe."""
+
+    lr: float = Field(3e-3, gt=0, lt=10)
+    """Peak learning rate (of Muon's matrices where optimizer is muon)."""
+    muon_adamw_lr: Optional(Annotated[float, Field(gt=0, lt=10)]) = None
+    """Peak learning rate of what Muon leaves to AdamW (embeddings, head, norms); unset: lr."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for hidden matrices with AdamW for the rest."""
+    batch_size: int = Field(32, ge=1)
+    """Sequences per optimizer step, over all devices."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Parts a step is computed in; must divide batch_size."""
+    num_epochs: float = Field(1, gt=0)
+    """Passes over the training text."""
+    max_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    """Stop after this many optimizer steps; overrides num_epochs."""
+    warmup_steps: float = Field(0.05, ge=0)
+    """Warm-up of the learning rate: a count, or below 1 a share of the run."""
+    lr_scheduler: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """Schedule after the warm-up; wsd is warmup-stable-decay."""
+    decay_fraction: float = Field(0.3, gt=0, le=1)
+    """Share of the run in which wsd decays to zero."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay (matrices only)."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's decay of the first moment."""
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    """AdamW's decay of the second moment."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """AdamW's denominator constant."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are clipped to this norm; 0 switches clipping off."""
+    fp16: AutoBool = "auto"
+    """Half precision with loss scaling (CUDA only; elsewhere bf16 or fp32, with a line)."""
+    bf16: AutoBool = "auto"
+    """bfloat16 autocast; auto: where the machine computes it fast. Both precisions false: float32."""
+    torch_compile: AutoBool = "auto"
+    """Compile the layers; auto: where the run is long enough to earn the compile time back."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Attention implementation; auto: eager for short sequences on CPU, sdpa elsewhere."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seed of weights, order and dropout."""
+    save_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    """Steps between checkpoints; unset: about ten a run."""
+    eval_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    """Steps between points of the held-out curve; unset: about twenty a run."""
+    logging_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    """Steps between log lines; unset: about a hundred a run."""
+    save_total_limit: int = Field(2, ge=2)
+    """Checkpoints kept (never below two complete ones)."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the run's model: the last, or the best on the held-out curve."""
+    dataloader_num_workers: int = Field(0, ge=0)
+    """Loader processes; 0 is as fast, the loader needs no help (docs/performance.md)."""
+
+
+class LoggingConfig(Section):
+    """Where the run is written and who is told of it."""
+
+    output_dir: str = "models"
+    """Folder that holds the run folders."""
+    wandb: bool = False
+    """Log to Weights & Biases (offline where it cannot be reached)."""
+    project: Optional(str) = None
+    """W&B project; unset: $WANDB_PROJECT, else babyllama."""
+    run_name: Optional(str) = None
+    """W&B run name; unset: model.name."""
+    report_to: list[str] = Field(default_factory=list)
+    """Further integrations of the Trainer, e.g. [tensorboard]."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    plugins: list[str] = Field(default_factory=list)
+    """Python files of your own that register architectures, cleaners or evaluation tasks."""
