@@ -1,0 +1,159 @@
+"""The three architectures as a table: config keys -> a HuggingFace model config -> a model with random weights.
+
+Llama (arXiv 2302.13971): rotary positions, RMSNorm, SwiGLU, no biases, no dropout but on attention weights.
+GPT-2: learned positions, LayerNorm, GELU. GPT-J: rotary positions, attention and feed-forward in parallel, a head with
+a bias. What is saved loads in plain `AutoModelForCausalLM`.
+
+The context is at least 512 positions whatever `seq_length` is, because the field's fine-tuning tasks need them;
+positions beyond the trained length are untrained, so our evaluation and generation stay within the trained length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from babyllama.errors import ConfigError
+from babyllama.schema import Config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+MIN_POSITIONS = 512
+ROTARY_SHARE_GPTJ = 1.0  # GPT-J 6B turns 64 of 256 dimensions; heads of 64 are turned whole, as in the field's gpt-j-97M
+
+
+def default_heads(hidden_size: int) -> int:
+    """Number of heads whose size is even, divides `hidden_size` and is closest to 64.
+
+    >>> default_heads(768), default_heads(192), default_heads(100)
+    (12, 3, 2)
+    """
+    divisors = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0 and (hidden_size // n) % 2 == 0]
+    return min(divisors or [1], key=lambda n: (abs(hidden_size / n - 64), n))
+
+
+def max_positions(config: Config) -> int:
+    """Positions that the checkpoint allows."""
+    return config.model.max_position_embeddings or max(MIN_POSITIONS, config.data.seq_length)
+
+
+def _special_ids(tokenizer: Any) -> dict[str, int | None]:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _llama(config: Config, vocab_size: int, special: dict[str, int | None]) -> PretrainedConfig:
+    from transformers import LlamaConfig
+
+    m = config.model
+    heads = m.n_head or default_heads(m.hidden_size)
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=m.hidden_size,
+        intermediate_size=m.intermediate_size or 4 * m.hidden_size,
+        num_hidden_layers=m.n_layer,
+        num_attention_heads=heads,
+        num_key_value_heads=m.n_kv_head or heads,
+        tie_word_embeddings=bool(m.tie_word_embeddings),
+        attention_dropout=m.attn_pdrop,
+        max_position_embeddings=max_positions(config),
+        rms_norm_eps=1e-5,
+        **special,
+    )
+
+
+def _gpt2(config: Config, vocab_size: int, special: dict[str, int | None]) -> PretrainedConfig:
+    from transformers import GPT2Config
+
+    m = config.model
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_embd=m.hidden_size,
+        n_inner=m.intermediate_size or 4 * m.hidden_size,
+        n_layer=m.n_layer,
+        n_head=m.n_head or default_heads(m.hidden_size),
+        n_positions=max_positions(config),
+        tie_word_embeddings=m.tie_word_embeddings is not False,
+        resid_pdrop=m.resid_pdrop,
+        embd_pdrop=m.embd_pdrop,
+        attn_pdrop=m.attn_pdrop,
+        **special,
+    )
+
+
+def _gptj(config: Config, vocab_size: int, special: dict[str, int | None]) -> PretrainedConfig:
+    from transformers import GPTJConfig
+
+    m = config.model
+    heads = m.n_head or default_heads(m.hidden_size)
+    head_size = m.hidden_size // heads
+    return GPTJConfig(
+        vocab_size=vocab_size,
+        n_embd=m.hidden_size,
+        n_inner=m.intermediate_size or 4 * m.hidden_size,
+        n_layer=m.n_layer,
+        n_head=heads,
+        rotary_dim=2 * round(head_size * ROTARY_SHARE_GPTJ / 2),
+        n_positions=max_positions(config),
+        tie_word_embeddings=bool(m.tie_word_embeddings),
+        resid_pdrop=m.resid_pdrop,
+        embd_pdrop=m.embd_pdrop,
+        attn_pdrop=m.attn_pdrop,
+        **special,
+    )
+
+
+TABLE: dict[str, Callable[..., PretrainedConfig]] = {"Llama": _llama, "GPT2": _gpt2, "GPTJ": _gptj}
+
+
+def build_model_config(
+    config: Config, vocab_size: int, special: dict[str, int | None] | None = None
+) -> PretrainedConfig:
+    """The HuggingFace model config that a BabyLlama config stands for.
+
+    Args:
+        config: The whole configuration.
+        vocab_size: Tokens in the vocabulary.
+        special: bos_token_id, eos_token_id and pad_token_id; unset: 1, 2 and 0, as our tokenizers have them.
+
+    Raises:
+        ConfigError: `model.type` is not one of the three.
+    """
+    builder = TABLE.get(config.model.type)
+    if builder is None:
+        known = ", ".join(TABLE)
+        raise ConfigError(
+            f"model.type: {config.model.type!r} is not known. Use one of {known}, or a plugin that registers it."
+        )
+    special = special or {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model_config = builder(config, vocab_size, special)
+    model_config.use_cache = True
+    return model_config
+
+
+def build_model(config: Config, tokenizer: Any) -> PreTrainedModel:
+    """A model of one of the three architectures with random float32 weights from torch's current seed."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(build_model_config(config, len(tokenizer), _special_ids(tokenizer)))
+
+
+def ignored_dropouts(config: Config) -> list[str]:
+    """Keys of `model` that are set although the architecture has no such dropout (Llama has only attn_pdrop)."""
+    if config.model.type != "Llama":
+        return []
+    return [f"model.{key}" for key in ("resid_pdrop", "embd_pdrop") if getattr(config.model, key) > 0]
+
+
+def count_parameters(config: Config, vocab_size: int) -> int:
+    """Number of parameters, counted on the `meta` device (no memory, no weights)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(build_model_config(config, vocab_size))
+    return sum(parameter.numel() for parameter in model.parameters())
