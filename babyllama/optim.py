@@ -1,0 +1,135 @@
+"""Optimizers and schedules: AdamW, Muon with AdamW for the rest, and automatic lengths of warm-up and decay.
+
+Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) replaces the momentum of a hidden matrix by the nearest
+orthogonal matrix, found with five Newton-Schulz steps; `match_rms_adamw` (arXiv 2502.16982) scales it so that
+AdamW's learning rates and weight decay carry over. It is for matrices inside the network: embeddings, head, norms and
+biases stay with AdamW, under a learning rate of their own. The Trainer knows one optimizer, so `MuonAdamW` presents
+the two as one: one list of parameter groups for the schedule, one state dict for the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from babyllama.schema import TrainingConfig
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` and `torch.optim.AdamW` behind one face."""
+
+    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
+        self.parts = [muon, adamw]
+        groups = [*muon.param_groups, *adamw.param_groups]
+        super().__init__([parameter for group in groups for parameter in group["params"]], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Show the parts' own group dicts, so that a schedule that sets `lr` here sets it there."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both parts."""
+        loss = closure() if closure is not None else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of both parts."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' state dicts by name."""
+        muon, adamw = self.parts
+        return {"muon": muon.state_dict(), "adamw": adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both parts."""
+        for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
+            part.load_state_dict(state_dict[name])
+        self._share_groups()
+
+
+def hidden_matrices(model: nn.Module) -> set[str]:
+    """Names of the parameters that Muon takes: 2-D, trained, neither embedding nor head."""
+    outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is not None:
+        outside |= {id(p) for p in head.parameters()}
+    return {n for n, p in model.named_parameters() if p.ndim == 2 and p.requires_grad and id(p) not in outside}
+
+
+def _decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not. A group without parameters is left out."""
+    named = list(named)
+    groups = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer that the config names.
+
+    Args:
+        model: Its trained parameters are taken; tied weights once.
+        training: lr, muon_adamw_lr, weight_decay and AdamW's constants are read.
+
+    Returns:
+        AdamW (fused), or MuonAdamW.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    adam = {"betas": (training.adam_beta1, training.adam_beta2), "eps": training.adam_epsilon, "fused": _fused(named)}
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(_decay_groups(named, training.weight_decay), lr=training.lr, **adam)
+    hidden = hidden_matrices(model)
+    muon = torch.optim.Muon(
+        [p for n, p in named if n in hidden],
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        momentum=0.95,
+        nesterov=True,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    rest = _decay_groups([(n, p) for n, p in named if n not in hidden], training.weight_decay)
+    adamw = torch.optim.AdamW(rest, lr=training.muon_adamw_lr or training.lr, **adam)
+    return MuonAdamW(muon, adamw)
+
+
+def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
+    """The fused kernels exist on CPU, CUDA and MPS for floating point; anything else takes the plain loop."""
+    return all(p.device.type in {"cpu", "cuda", "mps"} and p.is_floating_point() for _, p in named)
+
+
+def warmup_length(training: TrainingConfig, total_steps: int) -> tuple[int, str | None]:
+    """Warm-up in steps, and the line to print where it had to be shortened to fit the run.
+
+    >>> warmup_length(TrainingConfig(warmup_steps=0.05), 200)
+    (10, None)
+    >>> warmup_length(TrainingConfig(warmup_steps=300), 200)[0]
+    20
+    """
+    asked = training.warmup_steps
+    steps = int(round(asked * total_steps)) if asked < 1 else int(asked)
+    if steps < total_steps:
+        return steps, None
+    shorter = max(1, total_steps // 10) if total_steps > 1 else 0
+    return shorter, f"warm-up of {steps:,} steps is longer than the run of {total_steps:,}: shortened to {shorter:,}"
+
+
+def schedule_arguments(training: TrainingConfig, total_steps: int) -> dict[str, Any]:
+    """`lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` for HF TrainingArguments."""
+    warmup, _ = warmup_length(training, total_steps)
+    if training.lr_scheduler == "wsd":
+        decay = min(max(1, round(training.decay_fraction * total_steps)), total_steps - warmup)
+        kwargs = {"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": 0.0}
+        return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": kwargs, "warmup_steps": warmup}
+    names = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+    return {"lr_scheduler_type": names[training.lr_scheduler], "warmup_steps": warmup}

@@ -1,0 +1,202 @@
+"""How a run is computed: device, precision, attention, compiling, threads, allocator. Decided once, in one place.
+
+The decision is printed in one line, saved with every checkpoint and used again on resume, because each part of it
+changes the last bits of the weights. Every choice can be set in the config (`training.bf16`, `training.torch_compile`,
+`training.attention`, `training.device`); `auto` picks what was measured to be fastest (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from babyllama.console import say
+from babyllama.errors import ConfigError
+from babyllama.schema import Config, TrainingConfig
+
+EAGER_ATTENTION_UP_TO = 512  # on CPU in bf16, SDPA's backward took 50 ms a layer at 128 tokens, eager 13 ms
+COMPILE_SECONDS = 40.0  # cold compile of one decoder layer, its backward and the head's block on 2 cores
+COMPILE_GAIN = 0.35  # share of an eager step that compiling saves
+CPU_FLOPS_PER_CORE = 1.0e11  # low estimate for bf16; only decides whether compiling can pay
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One run's decisions; equal runtimes on one machine give equal bits."""
+
+    device: str
+    precision: str
+    attention: str
+    compile: str
+    threads: int
+
+    def line(self) -> str:
+        """The decision in one line for the terminal."""
+        compiled = {"off": "not compiled", "layers": "layers compiled"}[self.compile]
+        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        return f"runtime: {self.device}, {self.precision}, {self.attention} attention, {compiled}{threads}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the checkpoint and training_metrics.json."""
+        return asdict(self)
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> cuda, mps or cpu; anything else is checked for being there.
+
+    Raises:
+        ConfigError: The device is unknown or absent.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.split(":")[0]
+    if kind not in {"cpu", "cuda", "mps"}:
+        raise ConfigError(f"training.device: {name!r} is not a device. Use auto, cpu, cuda, cuda:N or mps.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"training.device: {name}: this machine or this torch has no CUDA GPU. Use --device cpu.")
+    if kind == "cuda" and ":" in name:
+        index = name.split(":")[1]
+        if not index.isdigit() or int(index) >= torch.cuda.device_count():
+            raise ConfigError(f"training.device: {name}: there are {torch.cuda.device_count()} GPUs, counted from 0.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("training.device: mps: this machine has no Apple GPU. Use --device cpu.")
+    return name
+
+
+def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
+    """Decide for a whole run.
+
+    Args:
+        config: The run's configuration.
+        total_steps: Optimizer steps of the whole run (not of what is left of it).
+        num_parameters: Of the model; with total_steps it estimates whether compiling pays.
+    """
+    import torch
+
+    training = config.training
+    device = resolve_device(training.device)
+    precision = _precision(training, device)
+    attention = training.attention
+    if attention == "auto":
+        short = config.data.seq_length <= EAGER_ATTENTION_UP_TO
+        attention = "eager" if device == "cpu" and short else "sdpa"
+    tokens = total_steps * training.batch_size * config.data.seq_length
+    compiling = _compile(training, device, 6.0 * num_parameters * tokens)
+    return Runtime(device, precision, attention, compiling, torch.get_num_threads())
+
+
+def _precision(training: TrainingConfig, device: str) -> str:
+    import torch
+
+    fp16, bf16 = training.fp16, training.bf16
+    if device.startswith("cuda"):
+        fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if fp16 is True:
+            return "fp16"
+        if bf16 is True or (bf16 == "auto" and fast_bf16):
+            return "bf16"
+        return "fp16" if fp16 == "auto" and bf16 == "auto" else "fp32"
+    fast_bf16 = device == "cpu" and cpu_has_bf16()
+    if fp16 is True:  # what older configs of the field say; half precision needs a GPU
+        chosen = "bf16" if fast_bf16 and bf16 is not False else "fp32"
+        say(f"fp16 needs a CUDA GPU: this run computes in {chosen} on {device}")
+        return chosen
+    if bf16 is True and not fast_bf16:
+        say(f"bf16 is slow on this {device}: it has no bf16 matrix instructions (set training.bf16: false for float32)")
+    return "bf16" if bf16 is True or (bf16 == "auto" and fast_bf16) else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices natively (AVX-512 BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False  # macOS and Windows: float32, which is fast there
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _compile(training: TrainingConfig, device: str, total_flops: float) -> str:
+    wanted = training.torch_compile
+    if wanted is False or device == "mps":
+        return "off"
+    if device == "cpu" and not has_cpp_compiler():
+        if wanted is True:
+            say("torch_compile: no C++ compiler was found (install g++): this run is not compiled")
+        return "off"
+    if wanted is True:
+        return "layers"
+    rate = CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) if device == "cpu" else 1e14
+    return "layers" if COMPILE_GAIN * total_flops / rate > COMPILE_SECONDS else "off"
+
+
+def has_cpp_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler for CPU code."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
+    return any(name and shutil.which(name) for name in names)
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's malloc to keep large freed buffers instead of giving each back to the kernel.
+
+    A training step frees and takes the same large buffers again and again; by default each is a fresh mmap whose
+    pages the kernel zeroes one by one. Keeping them made the plain head nearly twice as fast (docs/performance.md).
+
+    Returns:
+        Whether the setting was made (Linux with glibc only).
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    top = 2**31 - 1
+    done = [libc.mallopt(key, value) for key, value in ((_M_TRIM_THRESHOLD, top), (_M_TOP_PAD, 64 * 2**20))]
+    return all(done) and bool(libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)) and bool(libc.mallopt(-4, 0))
+
+
+def apply(runtime: Runtime) -> None:
+    """Set what belongs to the process: threads, allocator, TF32, the inductor cache's folder."""
+    import torch
+
+    torch.set_num_threads(runtime.threads)
+    keep_freed_memory()
+    if runtime.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+    if runtime.compile != "off":
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
+
+
+def cache_home() -> Path:
+    """The user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
+    given = os.environ.get("BABYLLAMA_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "babyllama"
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
+    backbone = getattr(model, "base_model", model)
+    for name in ("layers", "h"):
+        layers = getattr(backbone, name, None)
+        if layers is not None:
+            return list(layers)
+    return []
+
+
+def compile_layers(model: Any) -> int:
+    """Compile each decoder layer in place with static shapes; they share one graph, so only the first costs time.
+
+    Returns:
+        Number of layers compiled.
+    """
+    layers = decoder_layers(model)
+    for layer in layers:
+        layer.compile(dynamic=False)
+    return len(layers)
