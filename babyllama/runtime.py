@@ -145,6 +145,16 @@ def has_cpp_compiler() -> bool:
     return any(name and shutil.which(name) for name in names)
 
 
+def possible(runtime: Runtime) -> bool:
+    """Whether this machine can compute as another run did (device there, compiler there, as many threads)."""
+    try:
+        resolve_device(runtime.device)
+    except ConfigError:
+        return False
+    compiler = runtime.compile == "off" or runtime.device != "cpu" or has_cpp_compiler()
+    return compiler and (runtime.device != "cpu" or runtime.threads <= (os.cpu_count() or 1))
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc's malloc to keep large freed buffers instead of giving each back to the kernel.
 

@@ -1,0 +1,247 @@
+"""What watches a training: the clock, the log file, the terminal, signals, and the guard of checkpoints.
+
+Each is a HuggingFace `TrainerCallback` and does one thing. None of them reads a tensor in a step.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from babyllama import checkpoints
+from babyllama.console import is_main_process, say
+from babyllama.formats import human_count, human_seconds
+from babyllama.jsonio import to_json, write_text_atomic
+from babyllama.schema import TrainingConfig
+
+WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
+
+
+class StepClock(TrainerCallback):
+    """Times steps from one start to the next; compiling, evaluation and saving are left out.
+
+    On a GPU steps are queued, but from start to start the queue's length cancels out.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.recent: list[float] = []
+        self.before = 0.0
+        self._started: float | None = None
+        self._running_since: float | None = None
+        self._elapsed = 0.0
+        self._seen = 0
+
+    def training_seconds(self) -> float:
+        """Wall seconds of training, evaluation and saving since the run began, resumed parts included."""
+        running = 0.0 if self._running_since is None else time.perf_counter() - self._running_since
+        return self.before + self._elapsed + running
+
+    def disturb(self) -> None:
+        """Something else than training runs inside the step that is being timed: do not count it."""
+        self._started = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the wall clock; a resumed run goes on from where its log ends."""
+        self.before = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
+        self._running_since = time.perf_counter()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop the wall clock."""
+        if self._running_since is not None:
+            self._elapsed += time.perf_counter() - self._running_since
+            self._running_since = None
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A step ends where the next begins."""
+        now = time.perf_counter()
+        if self._started is not None and self._seen > WARMUP_STEPS_UNTIMED:
+            self.steps.append(now - self._started)
+            self.recent.append(now - self._started)
+        self._started = now
+        self._seen += 1
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Saving is not part of a step."""
+        self.disturb()
+
+    def median_step(self) -> float | None:
+        """Median seconds of one optimizer step, None before the first timed one."""
+        return statistics.median(self.steps) if self.steps else None
+
+
+class LogFile(TrainerCallback):
+    """log_history.jsonl: one line an entry, appended as it happens; a resume rewrites it to the checkpoint's state."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what a resumed run already has, or an empty file."""
+        if is_main_process():
+            write_text_atomic(self.path, "".join(to_json(entry, indent=None) + "\n" for entry in state.log_history))
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Append the newest entry."""
+        if is_main_process() and state.log_history:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(to_json(state.log_history[-1], indent=None) + "\n")
+
+
+class EpochSetter(TrainerCallback):
+    """Tells the packed dataset which epoch it is, so that its cut points move."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """`state.epoch` is whole at an epoch's start and a fraction where a resume falls into one."""
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class StopOnSignal(TrainerCallback):
+    """Turns a received signal into a checkpoint at the end of the step and the end of the training."""
+
+    def __init__(self, signals: Any) -> None:
+        self.signals = signals
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save and stop."""
+        if self.signals.received and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class BestKeeper(TrainerCallback):
+    """Remembers the step with the lowest valid_loss; with `keep: best` has it saved at once."""
+
+    def __init__(self, save: bool) -> None:
+        self.save = save
+        self.best_step: int | None = None
+        self.best_loss = float("inf")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the best so far from the log of a resumed run."""
+        for entry in state.log_history:
+            self._look(entry.get("valid_loss"), entry["step"])
+
+    def _look(self, loss: float | None, step: int) -> bool:
+        if loss is None or not loss < self.best_loss:
+            return False
+        self.best_loss, self.best_step = loss, step
+        return True
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look at the new point."""
+        if self._look((metrics or {}).get("valid_loss"), state.global_step) and self.save:
+            control.should_save = True
+
+
+class CheckpointGuard(TrainerCallback):
+    """Commits each checkpoint after the Trainer wrote it, then removes the older ones.
+
+    Args:
+        trainer: Told which checkpoint is the last good one; asked for the best one.
+        run_dir: The run folder.
+        extra: Kept in the manifest: the run's fingerprint and runtime.
+        training: save_total_limit and keep.
+    """
+
+    def __init__(self, trainer: Any, run_dir: Path, extra: dict[str, Any], training: TrainingConfig) -> None:
+        self.trainer = trainer
+        self.run_dir = run_dir
+        self.extra = extra
+        self.training = training
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The manifest is written last: a checkpoint without one is not complete."""
+        if not is_main_process():
+            return
+        folder = self.run_dir / f"checkpoint-{state.global_step}"
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing of ours reads
+        checkpoints.commit(folder, self.extra)
+        self.trainer.last_good_checkpoint = folder
+        best = self.run_dir / f"checkpoint-{self.trainer.best.best_step}"
+        keep = best if self.training.keep == "best" and best.is_dir() else None
+        checkpoints.rotate(self.run_dir, self.training.save_total_limit, keep)
+
+
+class Terminal(TrainerCallback):
+    """A bar where a person is looking, plain lines elsewhere; an estimate after the first timed steps."""
+
+    ESTIMATE_AFTER = 5
+
+    def __init__(self, clock: StepClock, tokens_per_step: float) -> None:
+        self.clock = clock
+        self.tokens_per_step = tokens_per_step
+        self._bar: Any = None
+        self._task: Any = None
+        self._estimated = False
+        self._loss = float("nan")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar."""
+        import sys
+
+        if not (is_main_process() and sys.stdout.isatty()):
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the bar; once, say how long the run will take."""
+        if not self._estimated and len(self.clock.steps) >= self.ESTIMATE_AFTER:
+            self._estimated = True
+            left = (state.max_steps - state.global_step) * statistics.median(self.clock.steps)
+            speed = self.tokens_per_step / statistics.median(self.clock.steps)
+            say(f"estimated: {human_seconds(left)} of training left ({state.max_steps:,} steps, {speed:,.0f} tokens/s)")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the newest figures."""
+        entry = logs or {}
+        if "valid_loss" in entry:
+            say(
+                f"step {state.global_step:,}: held-out loss {entry['valid_loss']:.4f}, perplexity "
+                f"{entry['valid_perplexity']:,.1f}, {entry['valid_bits_per_byte']:.3f} bits per byte"
+            )
+        if "loss" not in entry:
+            return
+        text = f"loss {entry['loss']:.4f}  {entry.get('tokens_per_second', 0):,.0f} tokens/s  "
+        text += f"{human_count(entry['tokens'])} tokens"
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+            return
+        step = self.clock.median_step()
+        left = f"  {human_seconds((state.max_steps - state.global_step) * step)} left" if step else ""
+        say(f"step {state.global_step:,}/{state.max_steps:,}  {text}{left}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,101 @@
+"""The lengths of a run: epochs to steps, automatic intervals to counts, and HuggingFace's arguments made of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from babyllama.errors import ConfigError
+from babyllama.optim import schedule_arguments, warmup_length
+from babyllama.runtime import Runtime
+from babyllama.schema import Config
+
+
+@dataclass
+class Plan:
+    """Lengths of a run in optimizer steps, and the lines to print where the recipe had to be adapted."""
+
+    total_steps: int
+    steps_per_epoch: int
+    logging_steps: int
+    eval_steps: int
+    save_steps: int
+    micro_batch: int
+    notes: list[str] = field(default_factory=list)
+
+
+def world_size() -> int:
+    """Processes of a distributed launch (torchrun, accelerate launch), else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
+    """Turn epochs into steps and automatic intervals into counts.
+
+    Args:
+        config: Run configuration.
+        chunks: Training chunks of one epoch, a multiple of batch_size.
+        world_size: Number of processes.
+
+    Raises:
+        ConfigError: batch_size does not divide over accumulation and devices; names what does.
+    """
+    training = config.training
+    parts = training.gradient_accumulation_steps * world_size
+    if training.batch_size % parts:
+        divisors = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0]
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} does not divide into gradient_accumulation_steps "
+            f"{training.gradient_accumulation_steps} x {world_size} processes; it divides by {divisors}"
+        )
+    per_epoch = chunks // training.batch_size
+    total = training.max_steps or math.ceil(training.num_epochs * per_epoch)
+    logging = min(training.logging_steps or max(1, total // 100), total)
+    notes = [note for note in [warmup_length(training, total)[1]] if note]
+    evaluate = training.eval_steps or max(1, round(total / 20))
+    save = _multiple_of(training.save_steps or max(1, math.ceil(total / 10)), logging)
+    if training.save_steps and save != training.save_steps:
+        notes.append(f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, so that a resume logs the same losses")
+    return Plan(total, per_epoch, logging, evaluate, save, training.batch_size // parts, notes)
+
+
+def _multiple_of(value: int, base: int) -> int:
+    return max(1, math.ceil(value / base)) * base
+
+
+def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Path) -> Any:
+    """HF TrainingArguments for this run. Rotation, best model and NaN filter are off: those are ours."""
+    from transformers import TrainingArguments
+
+    training = config.training
+    return TrainingArguments(
+        output_dir=str(run_dir),
+        per_device_train_batch_size=plan.micro_batch,
+        per_device_eval_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        num_train_epochs=training.num_epochs,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.lr,
+        max_grad_norm=training.max_grad_norm,
+        bf16=runtime.precision == "bf16",
+        fp16=runtime.precision == "fp16",
+        use_cpu=runtime.device == "cpu",
+        seed=training.seed,
+        data_seed=training.seed,
+        logging_steps=plan.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=plan.eval_steps,
+        save_strategy="steps",
+        save_steps=plan.save_steps,
+        save_total_limit=None,
+        dataloader_num_workers=training.dataloader_num_workers,
+        dataloader_pin_memory=runtime.device.startswith("cuda"),
+        remove_unused_columns=False,
+        report_to=[name for name in config.logging.report_to if name not in {"none", "wandb"}] or "none",
+        disable_tqdm=True,
+        **schedule_arguments(training, plan.total_steps),
+    )

@@ -1,0 +1,114 @@
+"""training_metrics.json: the facts of a finished training, written once, read by the report, the model card and the
+comparison of runs."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import babyllama
+from babyllama.schema import Config
+
+if TYPE_CHECKING:
+    from babyllama.trainer import BabyTrainer
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what computes the figures."""
+    found = {"babyllama": babyllama.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Peak of the GPU's allocated memory, or on CPU of the process's resident memory."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def training_metrics(
+    config: Config, data: Any, trainer: BabyTrainer, scored: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """Assemble the record.
+
+    Args:
+        config: The run's configuration.
+        data: PreparedData.
+        trainer: After training.
+        scored: `babyllama.metrics.summarize` over the held-out documents.
+        command: The command line.
+    """
+    from babyllama.trainer import final_train_loss
+
+    source_bits = None
+    if data.source_nats is not None:
+        source_bits = data.source_nats / math.log(2) / scored["total_bytes"]
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    step = trainer.clock.median_step()
+    epoch = trainer.state.epoch or 0.0
+    return {
+        "schema_version": 1,
+        "name": config.model.name,
+        **held_out_figures(scored),
+        "source_bits_per_byte": source_bits,
+        "train_loss": final_train_loss(trainer.state.log_history),
+        "train_tokens": round(epoch * trainer.epoch_tokens),
+        "train_words": round(epoch * trainer.epoch_words),
+        "train_seconds": round(trainer.clock.training_seconds(), 2),
+        "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else None,
+        "peak_memory_bytes": peak_memory_bytes(trainer.runtime.device),
+        "num_parameters": parameters,
+        "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
+        "global_step": trainer.state.global_step,
+        "num_epochs": epoch,
+        "best_step": trainer.best.best_step,
+        "best_valid_loss": trainer.best.best_loss,
+        "kept": config.training.keep,
+        "seed": config.training.seed,
+        "versions": versions(),
+        "data_fingerprint": data.fingerprint,
+        "split_fingerprint": data.split_fingerprint,
+        "document_rules": data.rules,
+        "runtime": trainer.runtime.to_dict(),
+        "command": command,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": True,
+    }
+
+
+def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
+    """The held-out score under the names of training_metrics.json."""
+    return {
+        "eval_loss": scored["average_loss"],
+        "eval_perplexity": scored["perplexity"],
+        "eval_bits_per_byte": scored["bits_per_byte"],
+        "eval_bits_per_byte_ci": scored.get("bits_per_byte_ci"),
+        "eval_documents": scored["num_documents"],
+        "eval_tokens": scored["total_tokens"],
+        "eval_bytes": scored["total_bytes"],
+        "eval_domains": scored["domains"],
+    }
+
+
+def embedding_parameters(model: Any) -> int:
+    """Parameters of the input embeddings and of an untied head."""
+    tables = {id(model.get_input_embeddings().weight): model.get_input_embeddings().weight.numel()}
+    head = model.get_output_embeddings()
+    if head is not None:
+        tables[id(head.weight)] = head.weight.numel()
+    return sum(tables.values())

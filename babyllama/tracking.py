@@ -1,0 +1,112 @@
+"""Weights & Biases, started by us so that it can never stop or delay a training.
+
+The Trainer's own callback calls `wandb.init` without an id and waits 90 s for a server that does not answer. Here the
+mode is decided first (offline without a key or without a connection), the id is kept in the run folder so that a
+resume goes on in the same W&B run, and whatever W&B raises becomes one line while the training goes on.
+The names are the same as in log_history.jsonl.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from babyllama.console import is_main_process, say, warn
+from babyllama.jsonio import write_text_atomic
+from babyllama.schema import Config
+
+DEFAULT_PROJECT = "babyllama"
+CONNECT_SECONDS = 3.0
+
+
+def project_name(config: Config) -> str:
+    """The flag or config, then $WANDB_PROJECT, then `babyllama`."""
+    return config.logging.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+
+
+def wandb_mode() -> tuple[str, str]:
+    """`online`, `offline` or `disabled`, and why."""
+    given = os.environ.get("WANDB_MODE")
+    if given:
+        return given, "WANDB_MODE"
+    import wandb
+
+    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        return "offline", "no API key (wandb login)"
+    address = urlparse(wandb.api.settings("base_url"))
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=CONNECT_SECONDS):
+            return "online", "connected"
+    except OSError as error:
+        return "offline", f"{address.hostname} cannot be reached: {error}"
+
+
+def _run_id(run_dir: Path) -> str:
+    import wandb
+
+    path = run_dir / "wandb_id.txt"
+    if not path.is_file():
+        write_text_atomic(path, wandb.util.generate_id() + "\n")
+    return path.read_text().strip()
+
+
+class WandbLog(TrainerCallback):
+    """Sends each log entry to W&B; the first failure ends the sending, not the training."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.run: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start or go on with the W&B run."""
+        if not is_main_process():
+            return
+        try:
+            self._start()
+        except Exception as error:  # W&B raises its own and many others; none may stop a training
+            warn(f"wandb: not started ({type(error).__name__}: {error}); the training goes on without it")
+
+    def _start(self) -> None:
+        import wandb
+
+        mode, why = wandb_mode()
+        self.run = wandb.init(
+            project=project_name(self.config),
+            name=self.config.logging.run_name or self.config.model.name,
+            id=_run_id(self.run_dir),
+            resume="allow" if mode == "online" else None,
+            mode=mode,
+            dir=str(self.run_dir),
+            config=self.config.model_dump(),
+            settings=wandb.Settings(init_timeout=20, silent=True),
+        )
+        later = f"; upload later with: wandb sync {self.run_dir}/wandb/offline-run-*" if mode == "offline" else ""
+        say(f"wandb: {mode} ({why}){later}")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Send the newest entry."""
+        if self.run is None or not state.log_history:
+            return
+        entry = state.log_history[-1]
+        try:
+            self.run.log({name: value for name, value in entry.items() if name != "step"}, step=entry["step"])
+        except Exception as error:  # see on_train_begin
+            warn(f"wandb: stopped ({type(error).__name__}: {error}); the training goes on without it")
+            self.run = None
+
+    def finish(self, summary: dict[str, Any] | None = None) -> None:
+        """Close the W&B run with the final figures."""
+        if self.run is None:
+            return
+        try:
+            self.run.summary.update(summary or {})
+            self.run.finish(quiet=True)
+        except Exception as error:  # see on_train_begin
+            warn(f"wandb: not closed cleanly ({type(error).__name__}: {error})")
+        self.run = None

@@ -1,0 +1,170 @@
+"""HuggingFace's Trainer with our optimizer, our held-out curve and our log line; the loop itself is theirs.
+
+What is replaced, and why:
+* `create_optimizer`: the Trainer has no Muon.
+* `evaluate`: its `eval_loss` is a mean of batch means; ours is a sum over tokens divided by their number, over packed
+  held-out chunks, and is called valid_loss (the final score over whole documents is eval_loss).
+* `training_step`: a loss that is not finite stops the run before anything is saved (on CPU within the step, on a GPU
+  at the next log line, because reading the flag would make the GPU wait).
+* `log`: every entry also says tokens, words and seconds, which is what curves are compared by.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from babyllama.callbacks import BestKeeper, StepClock
+from babyllama.console import say
+from babyllama.errors import NumericError
+from babyllama.loss import IGNORE, shift_labels
+from babyllama.optim import build_optimizer
+from babyllama.packing import PackedDataset
+from babyllama.runtime import Runtime
+from babyllama.schema import Config
+
+
+def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A packed batch whose first label is -100.
+
+    No token precedes the first of a chunk, so it is never predicted; saying so here makes every version of the
+    Trainer count the same number of predicted tokens (some count position 0 for GPT-2, some do not).
+    """
+    labels = batch["labels"].clone()
+    labels[:, 0] = IGNORE
+    return {"input_ids": batch["input_ids"], "labels": labels}
+
+
+class BabyTrainer(Trainer):
+    """The Trainer that `train.build_trainer` builds.
+
+    Args:
+        config: The run's configuration.
+        data: PreparedData: its token and word counts scale the log.
+        runtime: How the run is computed.
+        curve_chunks: Held-out chunks of the curve's points.
+        **kwargs: For `transformers.Trainer`.
+    """
+
+    best: BestKeeper
+
+    def __init__(self, *, config: Config, data: Any, runtime: Runtime, curve_chunks: int, **kwargs: Any) -> None:
+        self.recipe = config.training
+        self.runtime = runtime
+        self.valid: PackedDataset = kwargs["eval_dataset"]
+        self.curve_chunks = min(curve_chunks, len(self.valid))
+        self.epoch_tokens = len(data.train.tokens)
+        self.epoch_words = int(data.train.words.sum())
+        self.tokens_per_step = config.training.batch_size * config.data.seq_length
+        self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
+        self.last_good_checkpoint: Path | None = None
+        self.clock = StepClock()
+        super().__init__(data_collator=collate_for_training, **kwargs)
+        for default in (PrinterCallback, ProgressCallback):
+            self.remove_callback(default)
+        self.add_callback(self.clock)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW or Muon as the recipe says."""
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
+        return self.optimizer
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU)."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._stop_not_finite(loss.item())
+        return loss
+
+    def _stop_not_finite(self, value: float) -> None:
+        good = self.last_good_checkpoint
+        last = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
+        raise NumericError(
+            f"the loss became {value} at step {self.state.global_step + 1:,}: training stopped before anything was "
+            f"saved; {last}. Try a lower training.lr or a longer training.warmup_steps."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log under our names, with tokens, words and seconds beside each entry."""
+        if "train_loss" in logs:  # the Trainer's own summary: covers only the part since a resume, ours is in train.py
+            return
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._stop_not_finite(logs["loss"])
+        epoch = self.state.epoch or 0.0
+        logs["tokens"] = round(epoch * self.epoch_tokens)
+        logs["words"] = round(epoch * self.epoch_words)
+        logs["seconds"] = round(self.clock.training_seconds(), 3)
+        if "loss" in logs and self.clock.recent:
+            logs["tokens_per_second"] = round(self.tokens_per_step / statistics.median(self.clock.recent), 1)
+            self.clock.recent.clear()
+        super().log(logs)
+
+    def restore_best_if_asked(self, run_dir: Path) -> None:
+        """With `keep: best`, load the weights of the best point of the held-out curve."""
+        folder = run_dir / f"checkpoint-{self.best.best_step}"
+        if self.recipe.keep == "best" and self.best.best_step != self.state.global_step and folder.is_dir():
+            self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+            self.model.tie_weights()
+            say(f"kept the weights of step {self.best.best_step:,}, the best on the held-out curve")
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The held-out curve's next point.
+
+        Returns:
+            valid_loss (nats per token, over packed chunks), valid_perplexity, valid_bits_per_byte.
+        """
+        loss = packed_loss(self, self.curve_chunks)
+        bits = loss * self.valid_tokens_per_byte / math.log(2)
+        metrics = {"valid_loss": loss, "valid_perplexity": math.exp(min(loss, 700)), "valid_bits_per_byte": bits}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.clock.disturb()
+        return metrics
+
+
+def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
+    """Mean negative log-likelihood per predicted token over the first chunks, in the training's precision.
+
+    Compiled layers run eagerly here: evaluation has other guards (no gradients), and a second compile would cost more
+    than it saves.
+    """
+    model, step = trainer.model, trainer.args.per_device_train_batch_size
+    total, count = 0.0, 0
+    was_training = model.training
+    model.eval()
+    with torch.compiler.set_stance("force_eager"), trainer.compute_loss_context_manager():
+        for start in range(0, chunks, step):
+            batch = collate_for_training(trainer.valid.__getitems__(list(range(start, min(start + step, chunks)))))
+            tokens = int((shift_labels(batch["labels"]) != IGNORE).sum())
+            on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            total += float(model(**on_device, num_items_in_batch=1).loss)
+            count += tokens
+    model.train(was_training)
+    return total / max(count, 1)
+
+
+def final_train_loss(log_history: list[dict[str, Any]]) -> float | None:
+    """Mean training loss per step over the whole run, resumed parts included.
+
+    Each log entry holds the mean since the entry before it, so entries are weighted by the steps they cover.
+
+    >>> final_train_loss([{"step": 10, "loss": 4.0}, {"step": 30, "loss": 1.0}])
+    2.0
+    """
+    entries = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    if not entries:
+        return None
+    weighted, before = 0.0, 0
+    for step, loss in entries:
+        weighted += (step - before) * loss
+        before = step
+    return weighted / before

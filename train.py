@@ -1,0 +1,379 @@
+"""Train one model: `python train.py --config config/llama-10M.yaml`.
+
+The steps, in order: prepare the text and the tokenizer, look at the run folder, decide how to compute, build the model
+(`create_model`), build HuggingFace's Trainer around it (`build_trainer`), train, save, score the saved checkpoint on
+the held-out documents. `main.py` runs this and then evaluates and reports; here nothing but the training happens.
+
+People import `create_model`, `build_trainer` and `train` from here; all three take the `Config` that
+`babyllama.config.load_config` gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama.cli import add_config_flags, config_from_args, run_command
+from babyllama.config import run_dir as run_folder
+from babyllama.config import save_config
+from babyllama.console import say
+from babyllama.errors import ConfigError, DiskError, Interrupted, NumericError
+from babyllama.jsonio import read_json, write_json
+from babyllama.schema import Config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from babyllama.runtime import Runtime
+    from babyllama.signals import StopSignals
+    from babyllama.trainer import BabyTrainer
+    from data_utils import PreparedData
+
+METRICS = "training_metrics.json"
+CONFIG = "training_config.yaml"
+LOG = "log_history.jsonl"
+CURVE_CHUNKS = 512  # held-out chunks of the curve unless data.eval_samples says otherwise
+
+
+@dataclass
+class TrainResult:
+    """What a training leaves behind.
+
+    Attributes:
+        run_dir: The run folder.
+        metrics: training_metrics.json.
+        already_finished: The same run had been finished before; nothing was written.
+    """
+
+    run_dir: Path
+    metrics: dict[str, Any]
+    already_finished: bool = False
+
+
+def train(
+    config: Config, *, resume: str | bool | None = None, overwrite: bool = False, command: str | None = None
+) -> TrainResult:
+    """Train from raw text to a finished run folder.
+
+    Args:
+        config: Run configuration.
+        resume: True to go on from the newest complete checkpoint, a path to go on from that one.
+        overwrite: Replace what another run left in the folder.
+        command: The command line to record; unset: this process's.
+
+    Returns:
+        The run folder and its metrics.
+
+    Raises:
+        ConfigError: The folder holds another run, or the resumed run differs.
+        DataError: The text cannot be used.
+        CheckpointError: Every checkpoint is damaged.
+        NumericError: The loss is not finite.
+        DiskError: The disk is full or read-only.
+        Interrupted: A signal ended the training after its checkpoint.
+    """
+    from babyllama.checkpoints import guard_run
+    from babyllama.locking import run_lock
+    from babyllama.plugins import load_plugins
+    from babyllama.signals import StopSignals
+
+    load_plugins(config.plugins)
+    data = prepare_data(config)
+    run_dir = run_folder(config)
+    fingerprint = fingerprint_of(config, data)
+    with run_lock(run_dir), StopSignals() as signals:
+        if guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)) == "finished":
+            return TrainResult(run_dir, read_json(run_dir / METRICS), already_finished=True)
+        checkpoint, runtime = find_start(run_dir, resume, fingerprint)
+        trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
+        run_training(trainer, checkpoint, signals)
+        metrics = finish(config, data, trainer, run_dir, command or command_line())
+    return TrainResult(run_dir, metrics)
+
+
+def prepare_data(config: Config) -> PreparedData:
+    """Read, clean, tokenize (or find all that in the cache) and say what was found."""
+    from data_utils import DataProcessor
+
+    if config.model.init_from and not config.data.tokenizer_path:
+        config.data.tokenizer_path = config.model.init_from  # its embeddings belong to its tokenizer
+    data = DataProcessor(config.data).prepare()
+    for note in data.notes:
+        say(note)
+    origin = "from the cache" if data.from_cache else "prepared"
+    say(
+        f"data: {len(data.train.tokens):,} training tokens, {len(data.valid.tokens):,} held out, "
+        f"vocabulary {len(data.tokenizer):,}, {origin} in {data.seconds:.1f} s"
+    )
+    return data
+
+
+def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
+    """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
+    from babyllama.fingerprint import training_fingerprint
+    from babyllama.plugins import plugin_hashes
+    from babyllama.tokenization import tokenizer_fingerprint
+
+    found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer), {})
+    return {**found, "plugins": plugin_hashes(config.plugins)}
+
+
+def find_start(
+    run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any]
+) -> tuple[Path | None, Runtime | None]:
+    """The checkpoint to go on from and how it was computed; (None, None) at step 0."""
+    from babyllama import checkpoints
+    from babyllama.fingerprint import check_resume
+    from babyllama.runtime import Runtime
+
+    checkpoints.clean_leftovers(run_dir)
+    checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
+    if checkpoint is None:
+        return None, None
+    extra = checkpoints.manifest_extra(checkpoint)
+    for notice in check_resume(extra["fingerprint"], fingerprint):
+        say(notice)
+    say(f"resuming from {checkpoint.name}")
+    return checkpoint, Runtime(**extra["runtime"])
+
+
+def start_trainer(
+    config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any], runtime: Runtime | None
+) -> BabyTrainer:
+    """Model and Trainer, with the run folder opened for them. `runtime` is that of the checkpoint on a resume."""
+    from babyllama import disk
+    from babyllama import runtime as rt
+    from babyllama.callbacks import CheckpointGuard
+    from babyllama.tracking import WandbLog
+
+    model = create_model(config, data.tokenizer)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    needed = config.training.save_total_limit + 1
+    disk.check_writable(run_dir)
+    disk.check_space(run_dir, needed * disk.checkpoint_bytes(size, config.training.optimizer), "checkpoints")
+    runtime = reuse_or_decide(config, data, runtime, size)
+    say(f"model: {config.model.type}, {size:,} parameters")
+    say(runtime.line())
+    rt.apply(runtime)
+    trainer = build_trainer(config, model, data, runtime, run_dir)
+    extra = {"fingerprint": fingerprint, "runtime": runtime.to_dict()}
+    trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
+    if config.logging.wandb or "wandb" in config.logging.report_to:
+        trainer.add_callback(WandbLog(config, run_dir))
+    write_json(run_dir / "run_fingerprint.json", fingerprint)
+    save_config(config, run_dir / CONFIG)
+    data.tokenizer.save_pretrained(run_dir)
+    return trainer
+
+
+def reuse_or_decide(config: Config, data: PreparedData, runtime: Runtime | None, size: int) -> Runtime:
+    """The checkpoint's runtime where this machine can do it, else a new decision for the whole run."""
+    from babyllama import runtime as rt
+    from babyllama.plan import plan_run, world_size
+
+    train_set, _ = packed_datasets(config, data)
+    plan = plan_run(config, len(train_set), world_size())
+    decided = rt.decide(config, total_steps=plan.total_steps, num_parameters=size)
+    if runtime is None or runtime == decided:
+        return decided
+    if rt.possible(runtime):
+        return runtime
+    say(f"this machine cannot compute as the checkpoint did ({runtime.line()}): the resume is not bit-exact")
+    return decided
+
+
+def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
+    """Build the model that the config names, with random weights from `training.seed` or from `model.init_from`.
+
+    Args:
+        config: Run configuration; `model.type` picks one of the three architectures or a plugin's.
+        tokenizer: Gives the size of the vocabulary and the special tokens.
+
+    Returns:
+        A causal language model in float32 on the CPU, in training mode.
+
+    Raises:
+        ConfigError: The type is unknown, or `init_from` has another vocabulary.
+    """
+    from transformers import set_seed
+
+    from babyllama.architectures import build_model, ignored_dropouts
+    from babyllama.plugins import ARCHITECTURES
+
+    set_seed(config.training.seed)
+    if config.model.init_from:
+        return _from_checkpoint(config, tokenizer).train()
+    if config.model.type in ARCHITECTURES:
+        return ARCHITECTURES[config.model.type](config, tokenizer).train()
+    ignored = ignored_dropouts(config)
+    if ignored:
+        say(f"{', '.join(ignored)}: {config.model.type} has no such dropout, ignored")
+    return build_model(config, tokenizer).train()
+
+
+def _from_checkpoint(config: Config, tokenizer: Any) -> PreTrainedModel:
+    from babyllama.checkpoint_loading import load_model
+
+    model = load_model(Path(config.model.init_from))
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise ConfigError(
+            f"model.init_from: {config.model.init_from} has {rows:,} embeddings, the tokenizer {len(tokenizer):,} "
+            "tokens. Use that checkpoint's own tokenizer: data.tokenizer_path."
+        )
+    return model
+
+
+def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
+    """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
+    from babyllama.packing import PackedDataset
+
+    length, pad = config.data.seq_length, data.tokenizer.pad_token_id
+    train_set = PackedDataset(
+        data.train,
+        length,
+        pad_id=pad,
+        seed=config.training.seed,
+        shuffle=True,
+        random_offset=config.data.random_offset,
+        multiple_of=config.training.batch_size,
+    )
+    return train_set, PackedDataset(data.valid, length, pad_id=pad)
+
+
+def build_trainer(
+    config: Config, model: PreTrainedModel, data: PreparedData, runtime: Runtime, run_dir: Path
+) -> BabyTrainer:
+    """Build HuggingFace's Trainer with our hot path inside the model's forward.
+
+    Args:
+        config: Run configuration.
+        model: From `create_model`; its forward and layers are changed in place.
+        data: From `DataProcessor.prepare`.
+        runtime: From `babyllama.runtime.decide`.
+        run_dir: Where checkpoints and logs go.
+
+    Returns:
+        A Trainer that is ready for `.train()`.
+    """
+    from babyllama.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
+    from babyllama.plan import plan_run, training_arguments, world_size
+    from babyllama.trainer import BabyTrainer
+
+    train_set, valid_set = packed_datasets(config, data)
+    plan = plan_run(config, len(train_set), world_size())
+    for note in plan.notes:
+        say(note)
+    _prepare_forward(model, runtime)
+    trainer = BabyTrainer(
+        model=model,
+        args=training_arguments(config, plan, runtime, run_dir),
+        train_dataset=train_set,
+        eval_dataset=valid_set,
+        processing_class=data.tokenizer,
+        config=config,
+        data=data,
+        runtime=runtime,
+        curve_chunks=config.data.eval_samples or CURVE_CHUNKS,
+    )
+    trainer.add_callback(EpochSetter(train_set))
+    trainer.add_callback(LogFile(run_dir / LOG))
+    trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
+    trainer.best = BestKeeper(save=config.training.keep == "best")
+    trainer.add_callback(trainer.best)
+    return trainer
+
+
+def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
+    from babyllama import runtime as rt
+    from babyllama.loss import install_fused_loss, supports_fused_loss
+
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(runtime.attention)
+    if runtime.compile == "layers":
+        rt.compile_layers(model)
+    if supports_fused_loss(model):
+        install_fused_loss(model, compiled=runtime.compile == "layers")
+
+
+def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
+    """Train to the end; a signal, a full disk or a loss that is not finite leaves by its own error."""
+    from babyllama.callbacks import StopOnSignal
+    from babyllama.disk import is_disk_full
+
+    trainer.add_callback(StopOnSignal(signals))
+    trainer.last_good_checkpoint = checkpoint
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (NumericError, Interrupted):
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskError(
+            f"the disk is full: {trainer.args.output_dir} could not be written at step {trainer.state.global_step:,}. "
+            f"Free some space, then go on with --resume_from_checkpoint."
+        ) from error
+    if signals.received and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"stopped at step {trainer.state.global_step:,} with a checkpoint; go on with: "
+            f"{command_line()} --resume_from_checkpoint",
+            signals.received,
+        )
+
+
+def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:
+    """Save the model, score the saved files as a user will load them, write training_metrics.json last."""
+    from babyllama.checkpoint_loading import load_model
+    from babyllama.model_card import write_model_card
+    from babyllama.run_record import training_metrics
+
+    trainer.restore_best_if_asked(run_dir)
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).save_pretrained(run_dir)
+    data.tokenizer.save_pretrained(run_dir)
+    say("scoring the saved model on the held-out documents")
+    scored = score_held_out(config, data, load_model(run_dir))
+    metrics = training_metrics(config, data, trainer, scored, command)
+    write_json(run_dir / METRICS, metrics)
+    write_model_card(run_dir)
+    for callback in trainer.callback_handler.callbacks:
+        if hasattr(callback, "finish"):
+            callback.finish(metrics)
+    return metrics
+
+
+def score_held_out(config: Config, data: PreparedData, model: PreTrainedModel) -> dict[str, Any]:
+    """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
+    from babyllama import metrics
+    from data_utils import DataProcessor
+
+    documents = DataProcessor(config.data).held_out_documents()
+    scores = metrics.score_documents(model.eval(), data.tokenizer, documents, window=config.data.seq_length)
+    return metrics.summarize(scores)
+
+
+def command_line() -> str:
+    """This process's command as a user types it."""
+    return "python " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: trains only."""
+    parser = argparse.ArgumentParser(prog="train.py", description="Train one model from a YAML config.")
+    add_config_flags(parser)
+    args = parser.parse_args(argv)
+    result = train(config_from_args(args), resume=args.resume_from_checkpoint, overwrite=args.overwrite)
+    if result.already_finished:
+        say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
+    else:
+        say(f"saved: {result.run_dir}   next: python evaluate.py {result.run_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
