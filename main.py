@@ -1,0 +1,267 @@
+"""From raw text to a trained and scored model with one command.
+
+    python main.py                                        the quick start: llama-10M on the embedded corpus
+    python main.py --config config/llama-10M.yaml         data -> tokenizer -> train -> evaluate -> report
+    python main.py --config config/llama-10M.yaml --train-path my_texts/
+
+Each stage also stands alone as a sub-command; `python main.py COMMAND --help` explains one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama import __version__
+from babyllama.cli import add_config_flags, config_from_args, run_command
+from babyllama.console import printable, say
+
+if TYPE_CHECKING:
+    from babyllama.schema import Config
+
+ROOT = Path(__file__).resolve().parent
+QUICK_START = ROOT / "config" / "llama-10M.yaml"
+
+
+def pipeline(argv: Sequence[str]) -> int:
+    """Train, evaluate, report: the main job."""
+    args = pipeline_parser().parse_args(argv)
+    if args.config is None:
+        args.config = str(QUICK_START)
+    config = config_from_args(args)
+
+    from train import train
+
+    result = train(config, resume=args.resume_from_checkpoint, overwrite=args.overwrite)
+    if result.already_finished:
+        say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
+        return 0
+    results = evaluate_run(config, result.run_dir)
+    print_summary(result.run_dir, result.metrics, results)
+    return 0
+
+
+def pipeline_parser() -> argparse.ArgumentParser:
+    """The parser of the main job; the sub-commands have their own."""
+    listed = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Train a small language model from scratch, score it and write its report.",
+        epilog=f"sub-commands (python main.py COMMAND --help):\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"babyllama {__version__}")
+    add_config_flags(parser)
+    return parser
+
+
+def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Score the run on its held-out set, draw samples, and for the embedded corpus its minimal pairs."""
+    from babyllama.report import write_run_report
+    from evaluate import ModelEvaluator
+
+    evaluator = ModelEvaluator(run_dir, device=config.training.device)
+    tasks = ["perplexity", "generation"]
+    if config.data.train_path == "synthetic":
+        tasks.append("minimal_pairs")
+    results = evaluator.run(tasks)
+    evaluator.save(results, run_dir)
+    write_run_report(run_dir)
+    return results
+
+
+def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any]) -> None:
+    """The figures that matter, three samples, where everything is, and what to type next."""
+    from babyllama.formats import human_seconds
+
+    say()
+    say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
+    for name, figures in sorted(results["domains"].items()):
+        say(f"  {name:<20} {figures['bits_per_byte']:.3f} bits per byte")
+    source = metrics.get("source_bits_per_byte")
+    if source:
+        above = 100 * (results["bits_per_byte"] / source - 1)
+        say(f"the source's exact entropy on these documents: {source:.3f} bits per byte; the model is {above:.1f}% above")
+    for folder, pairs in results.get("minimal_pairs", {}).items():
+        say(f"minimal pairs ({folder}): {100 * pairs['accuracy']:.1f}% right of {pairs['num_pairs']:,}")
+    say(
+        f"trained on {metrics['train_tokens']:,} tokens ({metrics['train_words']:,} words) "
+        f"in {human_seconds(metrics['train_seconds'])}, {metrics['tokens_per_second'] or 0:,.0f} tokens/s"
+    )
+    for sample in results.get("generation", {}).get("samples", [])[:3]:
+        say()
+        say(printable(sample["prompt"] + sample["completion"] if isinstance(sample, dict) else sample))
+    say()
+    say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
+    say(f"next: python main.py generate {run_dir} --prompt 'Once upon a time'")
+    say(f"      python evaluate.py {run_dir} --minimal-pairs DIR_WITH_BLIMP")
+
+
+def _prepare(argv: Sequence[str]) -> int:
+    """Clean a BabyLM download (or any folder of text) into a folder of clean files."""
+    parser = argparse.ArgumentParser(prog="main.py prepare", description=_prepare.__doc__)
+    parser.add_argument("--babylm-10m", metavar="PATH", help="training text: a folder of *.train or *.txt, or a file")
+    parser.add_argument("--babylm-dev", metavar="PATH", help="held-out text: a folder of *.dev, or a file")
+    parser.add_argument("--clean-domains", metavar="A,B", help="clean only these domains; others are copied as read")
+    parser.add_argument("--speaker-labels", choices=["keep", "remove"], default="keep")
+    parser.add_argument("--output", default="data/clean", help="folder to write (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if not (args.babylm_10m or args.babylm_dev):
+        parser.error("give --babylm-10m, --babylm-dev or both")
+
+    from data_utils import clean_folder
+
+    domains = set(args.clean_domains.split(",")) if args.clean_domains else None
+    for path, split in ((args.babylm_10m, "train"), (args.babylm_dev, "dev")):
+        if path:
+            for line in clean_folder(path, Path(args.output), split, domains, args.speaker_labels):
+                say(line)
+    say(f"next: python main.py --config config/llama-10M.yaml --train-path {args.output}")
+    return 0
+
+
+def _synthetic(argv: Sequence[str]) -> int:
+    """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
+    parser = argparse.ArgumentParser(prog="main.py synthetic", description=_synthetic.__doc__)
+    parser.add_argument("--words", type=int, default=700_000, help="words of training text (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
+    args = parser.parse_args(argv)
+
+    from babyllama import synthetic
+    from babyllama.jsonio import to_json, write_text_atomic
+
+    folder = Path(args.output)
+    held_out = synthetic.held_out(args.seed)
+    for name, documents in (("train", synthetic.generate_documents(args.words, args.seed)), ("dev", held_out)):
+        text = "".join(document.text + "\n<|endoftext|>\n" for document in documents)
+        write_text_atomic(folder / f"synthetic.{name}", text)
+        say(f"{folder / f'synthetic.{name}'}: {len(documents):,} documents, {len(text.split()):,} words")
+    pairs = synthetic.minimal_pairs(args.seed)
+    write_text_atomic(folder / "pairs" / "synthetic.jsonl", "".join(to_json(p, indent=None) + "\n" for p in pairs))
+    say(f"exact entropy of the held-out documents: {synthetic.entropy_per_byte(held_out):.4f} bits per byte")
+    return 0
+
+
+def _tokenizer(argv: Sequence[str]) -> int:
+    """Train a byte-level BPE on text and save it as a folder that AutoTokenizer reads."""
+    parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
+    parser.add_argument("--train-path", required=True)
+    parser.add_argument("--vocab-size", type=int, default=16_000)
+    parser.add_argument("--output", required=True, help="folder to write")
+    args = parser.parse_args(argv)
+
+    from babyllama.schema import DataConfig
+    from babyllama.tokenization import save_tokenizer, train_tokenizer
+    from data_utils import DataProcessor
+
+    processor = DataProcessor(DataConfig(train_path=args.train_path, vocab_size=args.vocab_size))
+    documents = processor.load_text_files(args.train_path, "train")
+    tokenizer = train_tokenizer((document.text for document in documents), args.vocab_size)
+    save_tokenizer(tokenizer, Path(args.output))
+    say(f"{args.output}: {len(tokenizer):,} tokens, from {len(documents):,} documents")
+    return 0
+
+
+def _generate(argv: Sequence[str]) -> int:
+    """Write text with a trained model; without --prompt, reads prompts line by line."""
+    parser = argparse.ArgumentParser(prog="main.py generate", description=_generate.__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--prompt", action="append", help="may be given several times")
+    parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--num-samples", type=int, default=1, help="texts per prompt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args(argv)
+
+    from evaluate import ModelEvaluator
+
+    evaluator = ModelEvaluator(args.checkpoint, device=args.device)
+    for number, prompt in enumerate(args.prompt or _typed_prompts()):
+        texts = evaluator.generate(
+            [prompt] * args.num_samples,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.seed + number,
+        )
+        for text in texts:
+            say(printable(prompt + text))
+            say()
+    return 0
+
+
+def _typed_prompts() -> Any:
+    """Lines from the keyboard or a pipe; Ctrl-D ends."""
+    if sys.stdin.isatty():
+        say("type a prompt and Enter; Ctrl-D ends")
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+def _presets(argv: Sequence[str]) -> int:
+    """List the presets: parameters, memory to train, tokens per step."""
+    argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
+
+    from babyllama.presets import presets_table
+
+    presets_table()
+    return 0
+
+
+def _schema(argv: Sequence[str]) -> int:
+    """Print the JSON Schema of the configuration, for editors."""
+    argparse.ArgumentParser(prog="main.py schema", description=_schema.__doc__).parse_args(argv)
+
+    from babyllama.config import json_schema
+    from babyllama.jsonio import to_json
+
+    say(to_json(json_schema()))
+    return 0
+
+
+def _train(argv: Sequence[str]) -> int:
+    import train
+
+    return train.main(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    import evaluate
+
+    return evaluate.main(argv)
+
+
+def _test(argv: Sequence[str]) -> int:
+    import run_tests
+
+    return run_tests.main(argv)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "prepare": (_prepare, "clean a BabyLM download into a folder of clean text"),
+    "synthetic": (_synthetic, "write the embedded corpus and its minimal pairs to files"),
+    "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
+    "train": (_train, "train only (the same flags)"),
+    "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
+    "generate": (_generate, "prompt in, text out"),
+    "presets": (_presets, "table of the presets"),
+    "schema": (_schema, "JSON Schema of the configuration"),
+    "test": (_test, "lint and tests (run_tests.py)"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command where the first word names one, else the main job."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]][0](argv[1:])
+    return pipeline(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
