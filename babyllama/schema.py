@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 
 def _read_as_meant(value: Any) -> Any:
@@ -188,3 +188,4 @@ class Config(Section):
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     plugins: list[str] = Field(default_factory=list)
     """Python files of your own that register architectures, cleaners or evaluation tasks."""
+    _notices: list[str] = PrivateAttr(default_factory=list)

@@ -1,0 +1,230 @@
+"""Reading text from where a user has it: a folder, a file, a glob, JSONL, Parquet, gzip, the HuggingFace hub.
+
+We read files ourselves because the `datasets` loaders keep byte-order marks and NULs, and say neither file nor line
+when something is wrong. Text is streamed line by line; lines end at LF or CRLF only (`str.splitlines` would also break
+at U+0085 and U+001C, which real corpora contain).
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob as globbing
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from babyllama.documents import Document, document_rule, split_lines
+from babyllama.errors import DataError
+from babyllama.cleaners import domain_of
+
+TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
+RECORDS = (".jsonl", ".parquet")
+SPLIT_SUFFIX = {"train": ".train", "eval": ".dev"}
+BOM = b"\xef\xbb\xbf"
+
+
+def _bare(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix == ".gz" else path
+
+
+def kind_of(path: Path) -> str:
+    """A file's ending without .gz."""
+    return _bare(path).suffix.lower()
+
+
+def find_files(path: str, split: str, key: str = "data.train_path") -> list[Path]:
+    """The files that a path stands for.
+
+    Args:
+        path: A folder, a file or a glob.
+        split: `train` takes a folder's *.train (or all its files where it has neither *.train nor *.dev); `eval`
+            takes its *.dev.
+        key: The config key, for messages.
+
+    Returns:
+        Sorted paths, at least one.
+
+    Raises:
+        DataError: Nothing is there, or nothing that can be read.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _in_folder(place, split, key)
+    if place.is_file():
+        return [place]
+    matches = sorted(Path(found) for found in globbing.glob(str(place), recursive=True) if Path(found).is_file())
+    if matches:
+        return matches
+    raise DataError(f"{key}: {path}: {_why_missing(place)}")
+
+
+def _why_missing(place: Path) -> str:
+    if place.is_symlink():
+        return "a link that leads nowhere"
+    if any(c in str(place) for c in "*?["):
+        return "no file matches this pattern"
+    near = []
+    if place.parent.is_dir():
+        near = difflib.get_close_matches(place.name, [p.name for p in place.parent.iterdir()], n=1)
+    return "no such file or folder" + (f"; did you mean {place.parent / near[0]}?" if near else "")
+
+
+def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.parts[-2:]))
+    readable = [p for p in files if kind_of(p) in TEXT + RECORDS]
+    wanted = [p for p in readable if kind_of(p) == SPLIT_SUFFIX[split]]
+    if not wanted and split == "train" and not any(kind_of(p) == ".dev" for p in readable):
+        wanted = readable
+    if not wanted and split == "eval" and not any(kind_of(p) == ".train" for p in readable):
+        wanted = readable
+    if not wanted:
+        endings = sorted({p.suffix or p.name for p in files})
+        holds = f"it holds {len(files)} files ({', '.join(endings[:6])})" if files else "it is empty"
+        raise DataError(
+            f"{key}: {folder}: no file of text for {split}; {holds}. "
+            f"Expected *{SPLIT_SUFFIX[split]}, or *.txt, *.jsonl, *.parquet (also .gz)."
+        )
+    return wanted
+
+
+def has_dev_files(path: str) -> bool:
+    """Whether a training folder brings its own held-out files."""
+    folder = Path(path).expanduser()
+    return folder.is_dir() and any(kind_of(p) == ".dev" for p in folder.rglob("*") if p.is_file())
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
+    """Lines of a text file without their ends; a byte-order mark is dropped.
+
+    Args:
+        path: The file.
+        errors: `strict` stops at bytes that are not UTF-8 and at NUL bytes; `replace` puts U+FFFD there.
+
+    Raises:
+        DataError: With file, line and byte offset.
+    """
+    offset = 0
+    try:
+        with _open(path) as handle:
+            for number, raw in enumerate(handle, start=1):
+                if number == 1:
+                    _refuse_utf16(path, raw)
+                    raw = raw.removeprefix(BOM)
+                yield _decode(path, raw.rstrip(b"\n").removesuffix(b"\r"), number, offset, errors)
+                offset += len(raw)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _refuse_utf16(path: Path, raw: bytes) -> None:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}: line 1, byte 0: this is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+
+
+def _decode(path: Path, raw: bytes, number: int, offset: int, errors: str) -> str:
+    if errors == "replace":
+        return raw.decode("utf-8", errors="replace").replace("\x00", "\ufffd")
+    way_out = "Convert the file to UTF-8, or set data.encoding_errors: replace."
+    nul = raw.find(b"\x00")
+    if nul >= 0:
+        raise DataError(f"{path}: line {number}, byte {offset + nul}: a NUL byte. {way_out}")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = f"line {number}, byte {offset + error.start}"
+        raise DataError(f"{path}: {place}: not UTF-8 (0x{raw[error.start]:02x}). {way_out}") from None
+
+
+def read_documents(path: Path, errors: str = "strict") -> tuple[str, Iterator[Document]]:
+    """The rule in force and the documents of one file.
+
+    JSONL (key `text`) and Parquet (column `text`) hold one document a line or row.
+
+    Raises:
+        DataError: While iterating, with file and line.
+    """
+    domain, name = domain_of(path), path.name
+    if kind_of(path) == ".jsonl":
+        return "one a line", (Document(text, domain, name) for text in _jsonl(path, errors) if text.strip())
+    if kind_of(path) == ".parquet":
+        return "one a row", (Document(text, domain, name) for text in _parquet(path) if text.strip())
+    rule = document_rule(domain, read_lines(path, errors))
+    return rule, (Document(text, domain, name) for text in split_lines(read_lines(path, errors), rule))
+
+
+def is_record_file(path: Path) -> bool:
+    """Whether the file holds documents as records, which are not cleaned by domain."""
+    return kind_of(path) in RECORDS
+
+
+def _jsonl(path: Path, errors: str) -> Iterator[str]:
+    for number, line in enumerate(read_lines(path, errors), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number}: not JSON: {error}") from None
+        yield _text_of(record, f"{path}: line {number}")
+
+
+def _text_of(record: Any, place: str) -> str:
+    if not isinstance(record, dict) or "text" not in record:
+        keys = ", ".join(list(record)[:6]) if isinstance(record, dict) else type(record).__name__
+        raise DataError(f"{place}: no key `text` (found: {keys}). One JSON object a line: {{\"text\": ...}}")
+    if not isinstance(record["text"], str):
+        raise DataError(f"{place}: `text` is {type(record['text']).__name__}, not a string")
+    return record["text"].replace("\r\n", "\n").replace("\x00", "\ufffd")
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with _open(path) as handle:
+            file = pq.ParquetFile(pa.PythonFile(handle, mode="r"))
+            if "text" not in file.schema_arrow.names:
+                raise DataError(f"{path}: no column `text` (found: {', '.join(file.schema_arrow.names[:6])})")
+            for number, batch in enumerate(file.iter_batches(batch_size=1000, columns=["text"])):
+                for row, text in enumerate(batch.column(0).to_pylist()):
+                    yield _text_of({"text": text}, f"{path}: row {number * 1000 + row + 1}")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
+
+
+def hub_documents(path: str, split: str, max_words: int | None) -> Iterator[Document]:
+    """Documents of `hf:org/name[:config]`, streamed, so that a bounded try downloads only what it reads.
+
+    Args:
+        path: With the `hf:` in front; a local folder of data files works too.
+        split: `train` or `validation`.
+        max_words: Stop after about so many words.
+
+    Raises:
+        DataError: The data set is unknown, not reachable or has no column `text`.
+    """
+    from datasets import load_dataset
+
+    name, _, config = path.removeprefix("hf:").partition(":")
+    try:
+        rows = load_dataset(name, config or None, split=split, streaming=True)
+        words = 0
+        for number, row in enumerate(rows, start=1):
+            text = _text_of(row, f"{path}: row {number}")
+            if text.strip():
+                yield Document(text, domain_of(name), path)
+            words += len(text.split())
+            if max_words is not None and words >= max_words:
+                return
+    except DataError:
+        raise
+    except Exception as error:  # the hub's clients raise dozens of kinds
+        first = str(error).strip().split("\n")[0]
+        raise DataError(f"{path}: split {split}: cannot be loaded from the hub: {first}") from error

@@ -1,0 +1,123 @@
+"""Byte-level BPE trained on the training text only, lossless, and the same for everyone who loads it.
+
+Every string is spelled in bytes (GPT-2's trick, Radford et al. 2019), the alphabet holds all 256 of them whether the
+corpus has them or not, and nothing is normalised: decode(encode(s)) == s for every valid string. Three tokens are
+special: `<pad>` 0, `<s>` 1, `</s>` 2. The tokenizer puts `<s>` in front and never `</s>`, which is what evaluation
+tools expect of a causal model.
+
+Text of a corpus that spells `</s>` is text, not a token: `encode_documents` switches the special spelling off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+SPECIAL = (PAD, BOS, EOS)
+MIN_FREQUENCY = 2  # a merge seen once is a memory of one place, not a unit of the language
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE.
+
+    Args:
+        texts: Training text, document by document; only the train split.
+        vocab_size: Tokens wanted, the three special ones and 256 bytes among them. Fewer come out where the text has
+            no further pair that occurs twice.
+
+    Returns:
+        A fast tokenizer that adds `<s>` in front.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """Make a transformers tokenizer of a bare one that has our special tokens; it adds `<s>` in front."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    bos = tokenizer.token_to_id(BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, bos)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text alone: no special token is added, and none is read out of the text.
+
+    Uses all cores (the tokenizers library's own threads).
+    """
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    finally:
+        backend.encode_special_tokens = before
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Save so that `AutoTokenizer.from_pretrained(folder)` gives the same ids."""
+    tokenizer.save_pretrained(str(folder))
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer folder, or one file of the tokenizers library (`*.json`).
+
+    Raises:
+        ConfigError: It is absent or not a tokenizer; or it has no token to begin a text with.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".json" and path.is_file():
+            from tokenizers import Tokenizer
+
+            bare = Tokenizer.from_file(str(path))
+            if all(bare.token_to_id(token) is not None for token in SPECIAL):
+                return wrap(bare)
+            raise ConfigError(f"data.tokenizer_path: {path} lacks one of {', '.join(SPECIAL)}: train it with us")
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # the library raises bare Exception, OSError and ValueError alike
+        raise ConfigError(f"data.tokenizer_path: {path} is not a tokenizer that can be read: {error}") from error
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ConfigError(f"data.tokenizer_path: {path} has neither a BOS nor an EOS token: texts cannot be told apart")
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 over vocabulary, merges and every rule of the tokenizer, whatever folder it lies in."""
+    content = f"{tokenizer.backend_tokenizer.to_str()}|{tokenizer.special_tokens_map}"
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,472 @@
+"""From text to chunks of tokens: read, clean, split into documents, train a tokenizer, tokenize, chunk, cache.
+
+    from babyllama.schema import DataConfig
+    from data_utils import DataProcessor
+
+    data = DataProcessor(DataConfig(train_path="my_texts/")).prepare_dataset()
+    data["train"][0]["input_ids"]
+
+`prepare_dataset` gives a `datasets.DatasetDict` of chunks for a loop of your own; the training itself uses `prepare`,
+whose memory-mapped tokens feed `babyllama.packing.PackedDataset`. The result is cached under a key made of the files'
+content, the cleaners' version and the tokenizer, so it is never stale, and a second run starts in about a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama import sources
+from babyllama.cleaners import (
+    CLEANER_VERSION,
+    DomainCleaners,
+    create_cleaner_registry,
+    domain_of,
+    remove_speaker_labels,
+)
+from babyllama.documents import DIALOGUES, Document
+from babyllama.errors import ConfigError, DataError
+from babyllama.jsonio import write_text_atomic
+from babyllama.runtime import cache_home
+from babyllama.schema import DataConfig
+from babyllama.token_store import TokenSplit, content_key, open_split, publish, read_sealed, seal, write_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
+
+LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
+HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
+WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
+
+
+@dataclass
+class PreparedData:
+    """What a training needs of its text.
+
+    Attributes:
+        tokenizer: Trained on the training text, or the given one.
+        train: Training documents as memory-mapped tokens.
+        valid: Held-out documents.
+        fingerprint: Of files, cleaners, split and tokenizer.
+        split_fingerprint: Of files, cleaners and split only: equal for runs that share a held-out set.
+        rules: Domain -> rule by which documents were told apart.
+        cache_dir: Where the tokens lie.
+        notes: Lines for the user.
+        source_nats: Exact -log probability of the held-out documents where the source is known, else None.
+        from_cache: Nothing had to be built.
+        seconds: Time it took.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    train: TokenSplit
+    valid: TokenSplit
+    fingerprint: str
+    split_fingerprint: str
+    rules: dict[str, str]
+    cache_dir: Path
+    notes: list[str] = field(default_factory=list)
+    source_nats: float | None = None
+    from_cache: bool = False
+    seconds: float = 0.0
+
+    @property
+    def train_words(self) -> int:
+        """Words of the training documents."""
+        return int(self.train.words.sum())
+
+
+class DataProcessor:
+    """The data path of one configuration.
+
+    Args:
+        data: The config's `data` section.
+        cleaners: Rules per domain; subclass DomainCleaners to change one.
+    """
+
+    def __init__(self, data: DataConfig, cleaners: DomainCleaners | None = None) -> None:
+        self.data = data
+        self.cleaners = create_cleaner_registry(cleaners)
+        self.rules: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    # Reading
+
+    def load_text_files(self, path: str, split: str = "train") -> list[Document]:
+        """Cleaned documents of a path.
+
+        Args:
+            path: Folder, file, glob, `synthetic` or `hf:org/name[:config]`.
+            split: `train` or `eval`: which files of a folder are meant.
+
+        Raises:
+            DataError: Nothing is there, or it cannot be read; the line says what, where and what to do.
+        """
+        return list(self._documents(path, split))
+
+    def clean_text(self, text: str, domain: str = "default") -> str:
+        """A text cleaned by its domain's rules, and freed of speaker labels where the config says so."""
+        if self.data.clean:
+            text = self.cleaners.get(domain, self.cleaners["default"])(text)
+        if self.data.speaker_labels == "remove" and (domain in LABELLED or domain not in self.cleaners):
+            text = remove_speaker_labels(text)
+        return text.strip("\n")
+
+    def _documents(self, path: str, split: str) -> Iterator[Document]:
+        if path == "synthetic":
+            yield from self._synthetic(split)
+            return
+        if path.startswith("hf:"):
+            names = {"train": "train", "eval": "validation"}
+            yield from sources.hub_documents(path, names[split], self.data.max_words if split == "train" else None)
+            return
+        key = "data.train_path" if split == "train" else "data.eval_path"
+        for file in sources.find_files(path, split, key):
+            yield from self._file_documents(file)
+
+    def _file_documents(self, file: Path) -> Iterator[Document]:
+        rule, documents = sources.read_documents(file, self.data.encoding_errors)
+        self.rules[domain_of(file)] = rule
+        for document in documents:
+            if sources.is_record_file(file):
+                yield document
+                continue
+            text = self.clean_text(document.text, document.domain)
+            if text.strip():
+                yield Document(text, document.domain, document.source)
+
+    def _synthetic(self, split: str) -> Iterator[Document]:
+        from babyllama import synthetic
+
+        self.rules["synthetic"] = "as generated"
+        seed = self.data.synthetic_seed
+        made = synthetic.generate_documents(self.data.synthetic_words, seed) if split == "train" else synthetic.held_out(seed)
+        for document in made:
+            yield Document(document.text, "synthetic", "synthetic")
+
+    # Splitting
+
+    def _own_eval_path(self) -> str | None:
+        """The path whose held-out files are used, None where documents of the training text are held out."""
+        if self.data.eval_path:
+            return self.data.eval_path
+        path = self.data.train_path
+        return path if path == "synthetic" or sources.has_dev_files(path) else None
+
+    def train_documents(self) -> Iterator[Document]:
+        """Training documents in their files' order, bounded by data.max_words."""
+        documents: Iterable[Document] = self._documents(self.data.train_path, "train")
+        if self._own_eval_path() is None:
+            documents = (document for document, held in _hold_out(documents, self.data.holdout) if not held)
+        yield from _at_most_words(documents, self.data.max_words)
+
+    def held_out_documents(self) -> list[Document]:
+        """Held-out documents, the same in the same order as `prepare().valid`; never trained on."""
+        path = self._own_eval_path()
+        if path is not None:
+            return self.load_text_files(path, "eval")
+        documents = self._documents(self.data.train_path, "train")
+        return [document for document, held in _hold_out(documents, self.data.holdout) if held]
+
+    # Tokenizing
+
+    def split_fingerprint(self) -> str:
+        """SHA-256 of files' content, cleaners and split: what the documents depend on."""
+        data = self.data
+        parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
+        parts += [_cleaner_names(self.cleaners), _content(data.train_path, "train", data)]
+        path = self._own_eval_path()
+        parts += [data.holdout] if path is None else [_content(path, "eval", data)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def train_or_load_tokenizer(self, cache: Path) -> PreTrainedTokenizerFast:
+        """The tokenizer of `data.tokenizer_path`, or one trained on the training text and cached under its key."""
+        from babyllama.tokenization import load_tokenizer, save_tokenizer
+
+        path = Path(self.data.tokenizer_path).expanduser() if self.data.tokenizer_path else None
+        if path is not None and path.exists():
+            tokenizer = load_tokenizer(path)
+            self._say_if_foreign(path)
+            return tokenizer
+        if path is None:
+            folder = cache / "tokenizers" / content_key(self.split_fingerprint(), self.data.vocab_size)
+            if read_sealed(folder) is not None:
+                return load_tokenizer(folder)
+        tokenizer = self._train_tokenizer()
+        if path is None:
+            with _building(folder) as temporary:
+                save_tokenizer(tokenizer, temporary)
+                seal(temporary, {})
+        elif path.suffix == ".json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tokenizer.backend_tokenizer.save(str(path))
+        else:
+            save_tokenizer(tokenizer, path)
+            write_text_atomic(path / "trained_on.txt", self.split_fingerprint() + "\n")
+        return tokenizer
+
+    def _say_if_foreign(self, path: Path) -> None:
+        record = path / "trained_on.txt"
+        if not record.is_file() or record.read_text().strip() != self.split_fingerprint():
+            self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
+
+    def _train_tokenizer(self) -> PreTrainedTokenizerFast:
+        from babyllama.tokenization import train_tokenizer
+
+        words = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal words
+            for document in self.train_documents():
+                words += len(document.text.split())
+                yield document.text
+
+        wanted = self.data.vocab_size
+        tokenizer = train_tokenizer(texts(), wanted)
+        if words == 0:
+            raise DataError(f"data.train_path: {self.data.train_path}: no text in it (empty, or only white space)")
+        carried = max(260, min(wanted, words // WORDS_PER_TOKEN))
+        if carried < min(wanted, len(tokenizer)):
+            tokenizer = train_tokenizer((d.text for d in self.train_documents()), carried)
+        if len(tokenizer) < wanted:
+            self.notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {wanted:,}: {words:,} words carry no more")
+        return tokenizer
+
+    def prepare(self) -> PreparedData:
+        """Documents, tokenizer and tokens, from the cache where they are there.
+
+        Raises:
+            DataError: The text cannot be used.
+            ConfigError: The tokenizer cannot be used.
+        """
+        from babyllama.tokenization import tokenizer_fingerprint
+
+        started = time.perf_counter()
+        cache = self.cache_dir()
+        split = self.split_fingerprint()
+        with _cache_lock(cache, split):
+            tokenizer = self.train_or_load_tokenizer(cache)
+            fingerprint = content_key(split, tokenizer_fingerprint(tokenizer))
+            folder = cache / "tokens" / fingerprint
+            meta = read_sealed(folder)
+            from_cache = meta is not None
+            if meta is None:
+                if folder.exists():
+                    self.notes.append(f"cache: {folder} was damaged or incomplete, built anew")
+                meta = self._build(folder, tokenizer)
+        train, valid = open_split(folder, "train"), open_split(folder, "valid")
+        self._check_sizes(train, valid)
+        return PreparedData(
+            tokenizer=tokenizer,
+            train=train,
+            valid=valid,
+            fingerprint=fingerprint,
+            split_fingerprint=split,
+            rules=meta["rules"],
+            cache_dir=folder,
+            notes=[*self.notes, *(f"documents of {domain}: {rule}" for domain, rule in meta["rules"].items())],
+            source_nats=self._source_nats(),
+            from_cache=from_cache,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _build(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        with _building(folder) as temporary:
+            write_split(temporary, "train", self.train_documents(), tokenizer)
+            write_split(temporary, "valid", self.held_out_documents(), tokenizer)
+            self._check_sizes(open_split(temporary, "train"), open_split(temporary, "valid"))
+            meta = {"rules": dict(self.rules)}
+            seal(temporary, meta)
+        return meta
+
+    def _check_sizes(self, train: TokenSplit, valid: TokenSplit) -> None:
+        for split, key, path in (
+            (train, "data.train_path", self.data.train_path),
+            (valid, "data.eval_path", self.data.eval_path or self.data.train_path),
+        ):
+            if len(split.tokens) - 2 * (len(split.starts) - 1) < 2:
+                raise DataError(f"{key}: {path}: fewer than two tokens of text: there is nothing to learn from")
+
+    def _source_nats(self) -> float | None:
+        if self._own_eval_path() != "synthetic":
+            return None
+        from babyllama import synthetic
+
+        return sum(document.nats for document in synthetic.held_out(self.data.synthetic_seed))
+
+    def cache_dir(self) -> Path:
+        """`data.cache_dir`, else the user's cache folder."""
+        return Path(self.data.cache_dir).expanduser() if self.data.cache_dir else cache_home()
+
+    # Chunks as a datasets.Dataset
+
+    def tokenize_and_chunk(
+        self, documents: Sequence[Document | str], tokenizer: PreTrainedTokenizerFast
+    ) -> Dataset:
+        """Chunks of `data.seq_length` tokens: input_ids and labels, -100 where the last one is padded.
+
+        Args:
+            documents: Documents or plain strings, joined in order as `<s> ... </s>`; nothing is dropped.
+            tokenizer: From `prepare` or `load_tokenizer`.
+        """
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as name:
+            made = [d if isinstance(d, Document) else Document(d, "default") for d in documents]
+            write_split(Path(name), "all", made, tokenizer)
+            return self._as_dataset(open_split(Path(name), "all"), tokenizer)
+
+    def prepare_dataset(self) -> DatasetDict:
+        """`train` and `validation` as chunks (documents in order, cut points fixed), for a loop of your own."""
+        from datasets import DatasetDict
+
+        data = self.prepare()
+        splits = {"train": data.train, "validation": data.valid}
+        return DatasetDict({name: self._as_dataset(split, data.tokenizer) for name, split in splits.items()})
+
+    def _as_dataset(self, split: TokenSplit, tokenizer: PreTrainedTokenizerFast) -> Dataset:
+        from datasets import Dataset, Features, Sequence, Value
+
+        from babyllama.packing import PackedDataset
+
+        packed = PackedDataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
+        features = Features({name: Sequence(Value("int32")) for name in ("input_ids", "labels")})
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for start in range(0, len(packed), 1024):
+                batch = packed.__getitems__(list(range(start, min(start + 1024, len(packed)))))
+                ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
+                yield from ({"input_ids": i, "labels": j} for i, j in zip(ids, labels, strict=True))
+
+        return Dataset.from_list(list(rows()), features=features)
+
+
+def _cleaner_names(cleaners: dict[str, Any]) -> list[str]:
+    return sorted(f"{name}:{getattr(cleaner, '__qualname__', cleaner)}" for name, cleaner in cleaners.items())
+
+
+def _content(path: str, split: str, data: DataConfig) -> list[Any]:
+    """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
+    if path == "synthetic":
+        from babyllama.synthetic import SYNTHETIC_VERSION
+
+        return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
+    if path.startswith("hf:"):
+        return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
+    key = "data.train_path" if split == "train" else "data.eval_path"
+    return [(file.name, _file_hash(file)) for file in sources.find_files(path, split, key)]
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
+    """Mark about `share` of the documents as held out: one of each run of 1/share, at a seeded place in the run.
+
+    Streams (no list of documents is held), spreads over all files, and always holds out at least one. A text of one
+    document is parted at a line near its end.
+    """
+    period = max(2, round(1 / share))
+    generator = random.Random(HOLDOUT_SEED)
+    pending: list[Document] = []
+    runs = 0
+    for document in documents:
+        pending.append(document)
+        if len(pending) == period:
+            yield from _mark(pending, generator.randrange(period))
+            pending, runs = [], runs + 1
+    if runs or len(pending) > 1:
+        place = generator.randrange(period) if runs else generator.randrange(len(pending))
+        yield from _mark(pending, place)
+    elif pending:
+        yield from _parted(pending[0], share)
+
+
+def _mark(documents: list[Document], place: int) -> Iterator[tuple[Document, bool]]:
+    return ((document, number == place) for number, document in enumerate(documents))
+
+
+def _parted(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
+    cut = document.text.rfind("\n", 0, int(len(document.text) * (1 - share)))
+    cut = cut if cut > 0 else document.text.rfind(" ", 0, int(len(document.text) * (1 - share)))
+    if cut <= 0:
+        raise DataError(f"{document.source}: one document of one word: nothing can be held out. Give data.eval_path.")
+    yield Document(document.text[:cut], document.domain, document.source), False
+    yield Document(document.text[cut + 1 :], document.domain, document.source), True
+
+
+def _at_most_words(documents: Iterable[Document], max_words: int | None) -> Iterator[Document]:
+    """Whole documents until the bound is reached.
+
+    With several files the bound is spread by taking every k-th document would need their number; a first try wants
+    speed, so documents are taken in order.
+    """
+    words = 0
+    for document in documents:
+        yield document
+        words += len(document.text.split())
+        if max_words is not None and words >= max_words:
+            return
+
+
+class _building:
+    """A temporary folder beside `target` that takes its name when the block ends well."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.temporary = target.with_name(f".{target.name}.building")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            publish(self.temporary, self.target)
+        else:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def _cache_lock(cache: Path, key: str) -> Any:
+    """Two processes that prepare the same text: the second waits and finds it done."""
+    from filelock import FileLock
+
+    try:
+        (cache / "locks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data.cache_dir: {cache} cannot be written: {error}. Set data.cache_dir.") from error
+    return FileLock(str(cache / "locks" / f"{key[:32]}.lock"))
+
+
+def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, speaker_labels: str) -> Iterator[str]:
+    """Clean each text file of a path into `output/<domain>.<split>`, documents parted by `<|endoftext|>` lines.
+
+    Args:
+        path: A folder, file or glob of text.
+        output: The folder to write.
+        split: `train` or `dev`.
+        domains: Clean only these; the others are copied as read. None: all.
+        speaker_labels: `keep` or `remove`.
+
+    Yields:
+        A line per file written.
+    """
+    for file in sources.find_files(path, "train" if split == "train" else "eval", "path"):
+        wanted = domains is None or domain_of(file) in domains
+        processor = DataProcessor(DataConfig(clean=wanted, speaker_labels=speaker_labels if wanted else "keep"))
+        documents = list(processor._file_documents(file))
+        target = output / f"{domain_of(file)}.{split}"
+        write_text_atomic(target, "".join(d.text + "\n<|endoftext|>\n" for d in documents))
+        words = sum(len(d.text.split()) for d in documents)
+        yield f"{target}: {len(documents):,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"

@@ -1,0 +1,94 @@
+"""Which parameter goes to which optimizer, schedules that fit the run, state that survives a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from babyllama.optim import MuonAdamW, build_optimizer, hidden_matrices, schedule_arguments, warmup_length
+from babyllama.schema import TrainingConfig
+
+MUON = TrainingConfig(optimizer="muon", lr=0.01, muon_adamw_lr=0.003, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "tiny_gptj"])
+def test_muon_takes_hidden_matrices_and_adamw_everything_else(name: str, request: pytest.FixtureRequest) -> None:
+    model = copy.deepcopy(request.getfixturevalue(name))
+    names = hidden_matrices(model)
+    assert names and not any("embed" in n or "wte" in n or "wpe" in n or "lm_head" in n for n in names)
+    optimizer = build_optimizer(model, MUON)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted({id(p) for p in model.parameters()}), "every parameter once"
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01, 0.003}
+
+
+def test_norms_and_biases_do_not_decay(tiny_gpt2: Any) -> None:
+    optimizer = build_optimizer(copy.deepcopy(tiny_gpt2), TrainingConfig(weight_decay=0.1))
+    for group in optimizer.param_groups:
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def _steps(model: Any, optimizer: torch.optim.Optimizer, first: int, count: int) -> None:
+    for step in range(first, first + count):
+        ids = torch.randint(3, 200, (2, 8), generator=torch.Generator().manual_seed(step))
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("training", [MUON, TrainingConfig(lr=0.01)], ids=["muon", "adamw"])
+def test_a_restored_optimizer_goes_on_bit_for_bit(tiny_llama: Any, training: TrainingConfig) -> None:
+    whole = copy.deepcopy(tiny_llama)
+    optimizer = build_optimizer(whole, training)
+    _steps(whole, optimizer, 0, 2)
+    resumed = copy.deepcopy(whole)
+    again = build_optimizer(resumed, training)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    _steps(whole, optimizer, 2, 2)
+    _steps(resumed, again, 2, 2)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_schedule_reaches_both_parts(tiny_llama: Any) -> None:
+    optimizer = build_optimizer(copy.deepcopy(tiny_llama), MUON)
+    assert isinstance(optimizer, MuonAdamW)
+    schedule = get_scheduler("linear", optimizer, num_warmup_steps=2, num_training_steps=10)
+    schedule.step()
+    assert [part.param_groups[0]["lr"] for part in optimizer.parts] == [0.005, 0.0015]
+
+
+@pytest.mark.parametrize(
+    ("asked", "total", "expected"),
+    [(0, 100, 0), (0.05, 200, 10), (50, 200, 50), (300, 200, 20), (1, 1, 0), (0.5, 3, 2)],
+)
+def test_warmup_fits_the_run(asked: float, total: int, expected: int) -> None:
+    steps, line = warmup_length(TrainingConfig(warmup_steps=asked), total)
+    assert steps == expected
+    assert (line is not None) == (asked >= total)
+
+
+@pytest.mark.parametrize("name", ["cosine", "wsd", "linear", "constant"])
+@pytest.mark.parametrize("total", [1, 2, 7, 100])
+def test_every_schedule_runs_to_its_end(name: str, total: int) -> None:
+    given = schedule_arguments(TrainingConfig(lr_scheduler=name), total)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(
+        given["lr_scheduler_type"],
+        optimizer,
+        num_warmup_steps=given["warmup_steps"],
+        num_training_steps=total,
+        scheduler_specific_kwargs=given.get("lr_scheduler_kwargs"),
+    )
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    end = optimizer.param_groups[0]["lr"]
+    assert max(rates) <= 1.0 and (end == pytest.approx(0.0, abs=1e-6) or name == "constant")
+    if name == "wsd" and total == 100:
+        assert rates[40] == rates[69] == 1.0 and rates[85] == pytest.approx(0.5)

@@ -1,0 +1,85 @@
+"""Decisions of the runtime: what the config asks for, what the machine can do, and the line that says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from babyllama import runtime as rt
+from babyllama.errors import ConfigError
+from babyllama.schema import Config
+
+
+def _config(seq_length: int = 128, **training: Any) -> Config:
+    return Config(model={"type": "Llama"}, data={"seq_length": seq_length}, training={"device": "cpu", **training})
+
+
+def _decide(config: Config, steps: int = 10) -> rt.Runtime:
+    return rt.decide(config, total_steps=steps, num_parameters=10_000_000)
+
+
+def test_both_precisions_off_is_float32() -> None:
+    assert _decide(_config(fp16=False, bf16=False)).precision == "fp32"
+
+
+def test_fp16_without_a_gpu_runs_otherwise_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _decide(_config(fp16=True)).precision in {"bf16", "fp32"}
+    assert "fp16 needs a CUDA GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("length", "attention"), [(128, "eager"), (512, "eager"), (1024, "sdpa")])
+def test_attention_goes_by_length_on_cpu(length: int, attention: str) -> None:
+    assert _decide(_config(length)).attention == attention
+
+
+def test_a_short_run_is_not_compiled_and_a_long_one_is() -> None:
+    assert _decide(_config(), steps=20).compile == "off"
+    expected = "layers" if rt.has_cpp_compiler() else "off"
+    assert _decide(_config(), steps=5000).compile == expected
+    assert _decide(_config(torch_compile=False), steps=5000).compile == "off"
+
+
+def test_without_a_compiler_nothing_is_compiled_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert _decide(_config(torch_compile=True), steps=5000).compile == "off"
+    assert "no C++ compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu:x:y", "tpu", "cuda:99"])
+def test_unknown_or_absent_devices_are_refused(device: str) -> None:
+    if device.startswith("cpu"):
+        assert rt.resolve_device(device) == device
+        return
+    with pytest.raises(ConfigError, match=r"training\.device"):
+        rt.resolve_device(device)
+
+
+def test_cuda_without_a_gpu_is_refused_with_the_way_out() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="--device cpu"):
+        rt.resolve_device("cuda")
+
+
+def test_the_runtime_survives_the_checkpoint() -> None:
+    decided = _decide(_config())
+    assert rt.Runtime(**decided.to_dict()) == decided
+    assert rt.possible(decided)
+    assert decided.line().startswith("runtime: cpu, ")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("BABYLLAMA_CACHE", str(tmp_path))
+    assert rt.cache_home() == tmp_path
+    monkeypatch.delenv("BABYLLAMA_CACHE")
+    assert rt.cache_home().name == "babyllama"
+
+
+def test_layers_of_the_three_architectures_are_found(tiny_llama: Any, tiny_gpt2: Any, tiny_gptj: Any) -> None:
+    assert [len(rt.decoder_layers(model)) for model in (tiny_llama, tiny_gpt2, tiny_gptj)] == [2, 2, 2]
+    assert rt.decoder_layers(torch.nn.Linear(2, 2)) == []
