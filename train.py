@@ -119,7 +119,7 @@ def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     from babyllama.plugins import plugin_hashes
     from babyllama.tokenization import tokenizer_fingerprint
 
-    found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer), {})
+    found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer))
     return {**found, "plugins": plugin_hashes(config.plugins)}
 
 

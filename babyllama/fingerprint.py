@@ -1,0 +1,72 @@
+"""What makes two trainings the same: every key that changes the weights, the text and the tokenizer.
+
+A resume with another fingerprint would be a third model that no config describes, so it is refused, naming what
+differs. Only the length may grow: more epochs or steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from babyllama.errors import ConfigError
+from babyllama.schema import Config
+
+# Keys that do not change the weights of a run on one machine.
+BOOKKEEPING = {
+    "data": {"train_path", "eval_path", "cache_dir", "num_proc", "eval_samples", "tokenizer_path"},  # content is hashed
+    "model": {"name"},
+    "training": {
+        "save_steps",
+        "eval_steps",
+        "logging_steps",
+        "save_total_limit",
+        "dataloader_num_workers",
+        "keep",
+        "device",  # the runtime, saved with the checkpoint, says how it was computed
+        "bf16",
+        "fp16",
+        "torch_compile",
+        "attention",
+    },
+}
+LENGTH = ("training.num_epochs", "training.max_steps")
+
+
+def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) -> dict[str, Any]:
+    """Flat `section.key` -> value of what counts, with the text's and the tokenizer's hashes."""
+    plain = config.model_dump(mode="json")
+    found = {
+        f"{section}.{key}": value
+        for section in ("data", "model", "training")
+        for key, value in plain[section].items()
+        if key not in BOOKKEEPING[section]
+    }
+    return {**found, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One line a key that differs, the length's keys left out.
+
+    >>> differences({"training.lr": 1.0, "training.max_steps": 1}, {"training.lr": 2.0, "training.max_steps": 2})
+    ['training.lr: 1.0 -> 2.0']
+    """
+    keys = [key for key in {**old, **new} if key not in LENGTH and old.get(key) != new.get(key)]
+    return [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
+
+
+def check_resume(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines about an allowed change of length.
+
+    Raises:
+        ConfigError: Something that changes the weights differs; each with both values.
+    """
+    found = differences(old, new)
+    if found:
+        raise ConfigError(["this checkpoint belongs to another training; what differs:", *(f"  {line}" for line in found)])
+    changed = [key for key in LENGTH if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}; the schedule is stretched to the new length" for key in changed]
