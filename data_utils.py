@@ -148,7 +148,11 @@ class DataProcessor:
 
         self.rules["synthetic"] = "as generated"
         seed = self.data.synthetic_seed
-        made = synthetic.generate_documents(self.data.synthetic_words, seed) if split == "train" else synthetic.held_out(seed)
+        made = (
+            synthetic.generate_documents(self.data.synthetic_words, seed)
+            if split == "train"
+            else synthetic.held_out(seed)
+        )
         for document in made:
             yield Document(document.text, "synthetic", "synthetic")
 
@@ -308,9 +312,7 @@ class DataProcessor:
 
     # Chunks as a datasets.Dataset
 
-    def tokenize_and_chunk(
-        self, documents: Sequence[Document | str], tokenizer: PreTrainedTokenizerFast
-    ) -> Dataset:
+    def tokenize_and_chunk(self, documents: Sequence[Document | str], tokenizer: PreTrainedTokenizerFast) -> Dataset:
         """Chunks of `data.seq_length` tokens: input_ids and labels, -100 where the last one is padded.
 
         Args:

@@ -82,6 +82,7 @@ def train(
     from babyllama.plugins import load_plugins
     from babyllama.signals import StopSignals
 
+    quiet_libraries()
     load_plugins(config.plugins)
     data = prepare_data(config)
     run_dir = run_folder(config)
@@ -94,6 +95,14 @@ def train(
         run_training(trainer, checkpoint, signals)
         metrics = finish(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
+
+
+def quiet_libraries() -> None:
+    """No bar at every save, no advertisement: what is printed is ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def prepare_data(config: Config) -> PreparedData:

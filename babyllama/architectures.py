@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 MIN_POSITIONS = 512
-ROTARY_SHARE_GPTJ = 1.0  # GPT-J 6B turns 64 of 256 dimensions; heads of 64 are turned whole, as in the field's gpt-j-97M
+ROTARY_SHARE_GPTJ = (
+    1.0  # GPT-J 6B turns 64 of 256 dimensions; heads of 64 are turned whole, as in the field's gpt-j-97M
+)
 
 
 def default_heads(hidden_size: int) -> int:

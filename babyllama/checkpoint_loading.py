@@ -87,7 +87,9 @@ def load_tokenizer_of(folder: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(folder).expanduser()
     names = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
     if not any((folder / name).is_file() for name in names):
-        raise CheckpointError(f"{folder}: no tokenizer ({', '.join(names[:3])}): copy the one it was trained with there")
+        raise CheckpointError(
+            f"{folder}: no tokenizer ({', '.join(names[:3])}): copy the one it was trained with there"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above

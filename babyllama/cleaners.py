@@ -21,7 +21,9 @@ Cleaner = Callable[[str], str]
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
 _TRAILING = re.compile(r"[ \t\u00a0]+$", re.M)
 _BLANK_RUN = re.compile(r"\n{4,}")
-_TAG = re.compile(r"</?(?:br|dl|dd|dt|eom|small|sub|sup|ref|i|b|u|font|span|div|p|li|ul|ol|nowiki)(?:\s[^<>\n]*)?/?>", re.I)
+_TAG = re.compile(
+    r"</?(?:br|dl|dd|dt|eom|small|sub|sup|ref|i|b|u|font|span|div|p|li|ul|ol|nowiki)(?:\s[^<>\n]*)?/?>", re.I
+)
 _TITLE = re.compile(r"^\s*(?:=\s*){2,}(.*?)(?:\s*=){2,}\s*$", re.M)
 _EMPTY_BRACKETS = re.compile(r" ?\((?:[ ,;]|or|and)*\)")
 _GAP_BEFORE_STOP = re.compile(r"(?<=\w) +(?=[,.;](?:\s|$))", re.M)
@@ -37,7 +39,9 @@ _CREDIT = re.compile(
     r"encoded|ripped|resync)\s*(?:and\s+\w+\s+)?(?:by\b|:)|opensubtitles|addic7ed|www\.\S*subs?\S*).*$\n?",
     re.M | re.I,
 )
-_SOUND = re.compile(r"[\[(](?:music|applause|laughter|laughs|inaudible|unclear|crosstalk|silence|noise)[^\])\n]*[\])] ?", re.I)
+_SOUND = re.compile(
+    r"[\[(](?:music|applause|laughter|laughs|inaudible|unclear|crosstalk|silence|noise)[^\])\n]*[\])] ?", re.I
+)
 _LEADING_DASH = re.compile(r"^- ?(?=\S)", re.M)
 _ITALICS = re.compile(r"(?<![\w_])_([^_\n]+(?:\n[^_\n]+){0,3})_(?![\w_])")
 _ILLUSTRATION = re.compile(r"^\s*\[(?:illustration|footnote|transcriber)[^\]]*\]\s*$\n?", re.M | re.I)

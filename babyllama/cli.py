@@ -55,9 +55,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     for flag, key, kind, text in FLAGS:
         parser.add_argument(*_spellings(flag), dest=key, type=kind, metavar="X", help=text)
     for flag, key, text in SWITCHES:
-        parser.add_argument(
-            *_spellings(flag), dest=key, nargs="?", const="true", metavar="auto|true|false", help=text
-        )
+        parser.add_argument(*_spellings(flag), dest=key, nargs="?", const="true", metavar="auto|true|false", help=text)
     parser.add_argument("--wandb", dest="logging.wandb", action="store_const", const=True, help="log to W&B")
     parser.add_argument(
         *_spellings("--resume-from-checkpoint"),

@@ -54,13 +54,17 @@ def _refuse_tag(loader: Any, node: Any) -> None:
 
 
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag not in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}]
+    letter: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+    ]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 _Loader.add_constructor(None, _refuse_tag)
@@ -251,7 +255,11 @@ def _problem(error: Any, source: str, overrides: Mapping[str, Any]) -> str:
     key = ".".join(location[:2]) if location and location[0] != "plugins" else "plugins"
     place = "--set " if key in overrides else f"{source}: "
     if error["type"] == "missing":
-        return f"{place}{key}: missing; set it to one of {', '.join(dict.fromkeys(TYPES.values()))}" if key == "model.type" else f"{place}{key}: missing"
+        return (
+            f"{place}{key}: missing; set it to one of {', '.join(dict.fromkeys(TYPES.values()))}"
+            if key == "model.type"
+            else f"{place}{key}: missing"
+        )
     allowed = error["msg"].removeprefix("Value error, ")
     allowed = allowed[:1].lower() + allowed[1:]
     return f"{place}{key}: {error['input']!r}: {allowed}"
@@ -264,7 +272,12 @@ def _adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> li
     if not isinstance(model, dict):
         return notices
     width, heads = model.get("hidden_size"), model.get("n_head")
-    if "model.hidden_size" in overrides and "model.n_head" not in overrides and isinstance(width, int) and isinstance(heads, int):
+    if (
+        "model.hidden_size" in overrides
+        and "model.n_head" not in overrides
+        and isinstance(width, int)
+        and isinstance(heads, int)
+    ):
         if heads > 0 and (width % heads or (width // heads) % 2):
             model.pop("n_head")
             model.pop("n_kv_head", None)
@@ -300,13 +313,19 @@ def _cross_checks(config: Config, source: str) -> list[str]:
     if not config.plugins and m.type not in TYPES.values():
         near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
         hint = f"did you mean {TYPES[near[0]]}? " if near else ""
-        problems.append(f"model.type: {m.type!r}: {hint}known: {', '.join(dict.fromkeys(TYPES.values()))}, or a plugin's")
+        problems.append(
+            f"model.type: {m.type!r}: {hint}known: {', '.join(dict.fromkeys(TYPES.values()))}, or a plugin's"
+        )
     if m.n_head is not None:
         if m.hidden_size % m.n_head:
             divisors = [n for n in range(1, 65) if m.hidden_size % n == 0 and (m.hidden_size // n) % 2 == 0]
-            problems.append(f"model.n_head: {m.n_head} does not divide hidden_size {m.hidden_size}; these do: {divisors}")
+            problems.append(
+                f"model.n_head: {m.n_head} does not divide hidden_size {m.hidden_size}; these do: {divisors}"
+            )
         elif m.type in {"Llama", "GPTJ"} and (m.hidden_size // m.n_head) % 2:
-            problems.append(f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary positions need even ones")
+            problems.append(
+                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary positions need even ones"
+            )
         elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
             problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")
     if t.batch_size % t.gradient_accumulation_steps:

@@ -11,7 +11,13 @@ from babyllama.errors import DiskError
 from babyllama.formats import human_bytes
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FULL_MESSAGES = ("no space left", "disk quota", "file too large", "pytorchstreamwriter failed", "enforce fail at inline_container")
+FULL_MESSAGES = (
+    "no space left",
+    "disk quota",
+    "file too large",
+    "pytorchstreamwriter failed",
+    "enforce fail at inline_container",
+)
 RESERVE = 50_000_000  # logs, report, tokenizer
 
 
@@ -46,7 +52,9 @@ def check_writable(path: Path) -> None:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror or error}. Choose another --output-dir.") from error
+        raise DiskError(
+            f"{path}: cannot be written: {error.strerror or error}. Choose another --output-dir."
+        ) from error
 
 
 def is_disk_full(error: BaseException) -> bool:

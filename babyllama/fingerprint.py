@@ -67,6 +67,8 @@ def check_resume(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     found = differences(old, new)
     if found:
-        raise ConfigError(["this checkpoint belongs to another training; what differs:", *(f"  {line}" for line in found)])
+        raise ConfigError(
+            ["this checkpoint belongs to another training; what differs:", *(f"  {line}" for line in found)]
+        )
     changed = [key for key in LENGTH if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)} -> {new.get(key)}; the schedule is stretched to the new length" for key in changed]

@@ -40,7 +40,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             "Wait for it, or choose another --model_name."
         ) from None
     except OSError as error:
-        raise DiskError(f"{run_dir}: cannot be written: {error.strerror or error}. Choose another --output-dir.") from error
+        raise DiskError(
+            f"{run_dir}: cannot be written: {error.strerror or error}. Choose another --output-dir."
+        ) from error
     try:
         (run_dir / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
         yield

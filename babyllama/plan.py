@@ -13,6 +13,8 @@ from babyllama.optim import schedule_arguments, warmup_length
 from babyllama.runtime import Runtime
 from babyllama.schema import Config
 
+MIN_EVAL_STEPS, MIN_SAVE_STEPS = 10, 25  # a short run should train, not evaluate and save
+
 
 @dataclass
 class Plan:
@@ -55,10 +57,12 @@ def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
     total = training.max_steps or math.ceil(training.num_epochs * per_epoch)
     logging = min(training.logging_steps or max(1, total // 100), total)
     notes = [note for note in [warmup_length(training, total)[1]] if note]
-    evaluate = training.eval_steps or max(1, round(total / 20))
-    save = _multiple_of(training.save_steps or max(1, math.ceil(total / 10)), logging)
+    evaluate = training.eval_steps or max(MIN_EVAL_STEPS, round(total / 20))
+    save = _multiple_of(training.save_steps or max(MIN_SAVE_STEPS, math.ceil(total / 10)), logging)
     if training.save_steps and save != training.save_steps:
-        notes.append(f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, so that a resume logs the same losses")
+        notes.append(
+            f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, so that a resume logs the same losses"
+        )
     return Plan(total, per_epoch, logging, evaluate, save, training.batch_size // parts, notes)
 
 

@@ -29,7 +29,9 @@ AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, `use_attribute_docstrings` makes the help from the docs."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, validate_assignment=True, protected_namespaces=()
+    )
 
 
 def Optional(kind: Any) -> Any:  # noqa: N802 - reads as a type

@@ -177,7 +177,7 @@ def _jsonl(path: Path, errors: str) -> Iterator[str]:
 def _text_of(record: Any, place: str) -> str:
     if not isinstance(record, dict) or "text" not in record:
         keys = ", ".join(list(record)[:6]) if isinstance(record, dict) else type(record).__name__
-        raise DataError(f"{place}: no key `text` (found: {keys}). One JSON object a line: {{\"text\": ...}}")
+        raise DataError(f'{place}: no key `text` (found: {keys}). One JSON object a line: {{"text": ...}}')
     if not isinstance(record["text"], str):
         raise DataError(f"{place}: `text` is {type(record['text']).__name__}, not a string")
     return record["text"].replace("\r\n", "\n").replace("\x00", "\ufffd")

@@ -101,7 +101,9 @@ def test_num_items_in_batch_makes_accumulated_parts_equal_the_whole(tiny_llama: 
     labels[0, 4:] = -100
     whole = model(input_ids=ids, labels=labels).loss
     count = int((shift_labels(labels) != -100).sum())
-    parts = sum(model(input_ids=ids[i : i + 2], labels=labels[i : i + 2], num_items_in_batch=count).loss for i in (0, 2))
+    parts = sum(
+        model(input_ids=ids[i : i + 2], labels=labels[i : i + 2], num_items_in_batch=count).loss for i in (0, 2)
+    )
     assert whole.item() == pytest.approx(parts.item(), rel=1e-6)
 
 
