@@ -95,7 +95,7 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
     )
     for sample in results.get("generation", {}).get("samples", [])[:3]:
         say()
-        say(printable(sample["prompt"] + sample["completion"] if isinstance(sample, dict) else sample))
+        say(printable(sample["prompt"] + sample["completion"]))
     say()
     say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
     say(f"next: python main.py generate {run_dir} --prompt 'Once upon a time'")

@@ -11,14 +11,13 @@ People import `create_model`, `build_trainer` and `train` from here; all three t
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.cli import add_config_flags, config_from_args, run_command
+from babyllama.cli import add_config_flags, command_line, config_from_args, run_command
 from babyllama.config import run_dir as run_folder
 from babyllama.config import save_config
 from babyllama.console import say
@@ -364,11 +363,6 @@ def score_held_out(config: Config, data: PreparedData, model: PreTrainedModel) -
     documents = DataProcessor(config.data).held_out_documents()
     scores = metrics.score_documents(model.eval(), data.tokenizer, documents, window=config.data.seq_length)
     return metrics.summarize(scores)
-
-
-def command_line() -> str:
-    """This process's command as a user types it."""
-    return "python " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

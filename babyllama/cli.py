@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -102,6 +103,11 @@ def name_after_corpus(config: Any, *, named: bool) -> None:
     if config.data.train_path != "synthetic":
         name = f"{name}-{corpus_stem(config.data.train_path)}"
     config.model.name = name
+
+
+def command_line() -> str:
+    """This process's command as a user types it."""
+    return "python " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from functools import cache
 
 LEXICON_SEED = 7
 INVENTED_NOUNS, INVENTED_VERBS, INVENTED_ADJECTIVES = 9_000, 600, 400
-ZIPF_SCALE = 10_000_000  
+ZIPF_SCALE = 10_000_000
 ZIPF_SHIFT = 20  # without it the first ten invented words would be a third of all
 
 FEMALE = (
@@ -120,7 +120,9 @@ INTRANSITIVE = {
     "climb": ("climbs", "climbed"),
     "cry": ("cries", "cried"),
 }
-IRREGULAR = {base for base, (_, past) in (TRANSITIVE | INTRANSITIVE).items() if not past.endswith("ed") or base == "feed"}
+IRREGULAR = {
+    base for base, (_, past) in (TRANSITIVE | INTRANSITIVE).items() if not past.endswith("ed") or base == "feed"
+}
 IRREGULAR_NOUNS = {singular for singular, plural in NEUTER_NOUNS.items() if plural != singular + "s"}
 
 _ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str t th tr tw v w z".split()

@@ -183,7 +183,10 @@ def _exchanges() -> Rules:
     found += [
         (60, (*look, "this", "<noun>", "!", "\n", "CHI:", "it", "is", "<adj>", "!")),
         (60, (*look, "these", "<nouns>", "!", "\n", "CHI:", "they", "are", "<adj>", "!")),
-        (40, ("ADULT:", "do", "you", "want", "a", "<noun>", "?", "\n", "CHI:", "no", ",", "I", "want", "<object>", ".")),
+        (
+            40,
+            ("ADULT:", "do", "you", "want", "a", "<noun>", "?", "\n", "CHI:", "no", ",", "I", "want", "<object>", "."),
+        ),
         (40, ("ADULT:", "who", "<tvd>", "<object>", "?", "\n", "CHI:", "<female>", "did", ".")),
         (40, ("ADULT:", "who", "<tvd>", "<object>", "?", "\n", "CHI:", "<male>", "did", ".")),
     ]

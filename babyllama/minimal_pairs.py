@@ -1,0 +1,213 @@
+"""Minimal pairs (BLiMP, its supplement, Zorro, one's own): which of two sentences does the model find likelier?
+
+A sentence's score is the sum of its tokens' log-probabilities after BOS, in float32, no end token, no length
+normalisation (Warstadt et al. 2020, arXiv 1912.00582). A pair is right when good > bad; a tie is wrong and counted.
+Accuracy is given by paradigm (UID, else the file's name); overall is the plain mean over paradigms, the field's
+convention; by term and field it is weighted by pairs.
+
+Each distinct sentence is scored once. A sentence that the tokenizer reads as no token at all scores 0 and is counted
+in `empty_sentences`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from babyllama.errors import DataError
+from babyllama.metrics import encode_text, first_context
+from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
+from babyllama.statistics import wilson
+
+WHERE_TO_GET = (
+    "no minimal pairs: BLiMP (Warstadt et al. 2020, GitHub alexwarstadt/blimp, folder data/) "
+    "can be given with --minimal-pairs DIR"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair. `uid` is the paradigm, `pair_id` its name inside it."""
+
+    uid: str
+    pair_id: str
+    good: str
+    bad: str
+    field: str = ""
+    term: str = ""
+
+
+def _pair(record: dict[str, Any], path: Path, number: int) -> Pair:
+    for key in ("sentence_good", "sentence_bad"):
+        if not isinstance(record, dict) or not isinstance(record.get(key), str):
+            raise DataError(f"{path}: line {number}: no text under `{key}`")
+    return Pair(
+        uid=str(record.get("UID") or path.name.split(".")[0]),
+        pair_id=str(record.get("pairID", record.get("pair_id", number - 1))),
+        good=record["sentence_good"],
+        bad=record["sentence_bad"],
+        field=str(record.get("field", "")).replace("syntax/semantics", "syntax_semantics"),
+        term=str(record.get("linguistics_term", "")),
+    )
+
+
+def load_pairs(path: str | Path, ids: str | Path | None = None) -> list[Pair]:
+    """Read the pairs of a folder of *.jsonl files, or of one file.
+
+    Args:
+        path: Folder or file; lines with sentence_good and sentence_bad.
+        ids: JSON file {UID: [pairID, ...]}: only these pairs (filtered BLiMP).
+
+    Raises:
+        DataError: Nothing is there, or a line cannot be used; names file and line.
+    """
+    path = Path(path).expanduser()
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise DataError(f"--minimal-pairs: {path}: no *.jsonl file there")
+    pairs = [pair for file in files for pair in _read_file(file)]
+    if not pairs:
+        raise DataError(f"--minimal-pairs: {path}: no pair in it")
+    return pairs if ids is None else _filtered(pairs, Path(ids))
+
+
+def _read_file(file: Path) -> list[Pair]:
+    pairs = []
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            pairs.append(_pair(json.loads(line), file, number))
+        except ValueError as error:
+            raise DataError(f"{file}: line {number}: not JSON: {error}") from None
+    return pairs
+
+
+def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
+    try:
+        wanted = {(uid, str(item)) for uid, items in json.loads(ids.read_text()).items() for item in items}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{ids}: not a list of pairs {{UID: [pairID, ...]}}: {error}") from None
+    chosen = [pair for pair in pairs if (pair.uid, pair.pair_id) in wanted]
+    if len(chosen) != len(wanted):
+        raise DataError(f"{ids}: names {len(wanted):,} pairs, {len(chosen):,} of them are in the folder")
+    return chosen
+
+
+def pairs_from_records(records: Sequence[dict[str, Any]]) -> list[Pair]:
+    """Pairs from plain dicts (the embedded corpus's)."""
+    return [_pair(record, Path("pairs"), number) for number, record in enumerate(records, start=1)]
+
+
+def score_sentences(
+    model: Any,
+    tokenizer: Any,
+    sentences: Sequence[str],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[..., Any] | None = None,
+) -> list[float]:
+    """Sum of token log-probabilities of each sentence after BOS (nats, <= 0).
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        sentences: Scored exactly as given.
+        max_length: Positions the model has; a longer sentence is an error.
+        batch_tokens: Tokens of one forward pass.
+        progress: Wraps the batches.
+
+    Raises:
+        DataError: A sentence has more tokens than the model has positions.
+    """
+    first = first_context(tokenizer)
+    distinct = list(dict.fromkeys(sentences))
+    encoded = encode_text(tokenizer, distinct)
+    longest = max(map(len, encoded), default=0)
+    if max_length is not None and longest > max_length:
+        text = distinct[[len(tokens) for tokens in encoded].index(longest)]
+        raise DataError(f"a sentence of {longest} tokens is longer than the model's {max_length}: {text[:60]!r}...")
+    filled = [i for i, tokens in enumerate(encoded) if tokens]
+    inputs = [[first, *encoded[i][:-1]] for i in filled]
+    targets = [encoded[i] for i in filled]
+    assert all(IGNORE not in row for row in targets)
+    sums = sum_log_probs(model, inputs, targets, batch_tokens=batch_tokens, progress=progress)
+    scores = dict.fromkeys(distinct, 0.0) | {distinct[i]: value for i, value in zip(filled, sums, strict=True)}
+    return [scores[sentence] for sentence in sentences]
+
+
+def evaluate_pairs(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[..., Any] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Accuracy over pairs, and the pairs' own scores.
+
+    Returns:
+        Figures (accuracy, accuracy_ci, num_pairs, ties, paradigms, terms, fields) and one dict a pair with uid,
+        pair_id, good, bad (nats) and correct.
+    """
+    sentences = [text for pair in pairs for text in (pair.good, pair.bad)]
+    scores = score_sentences(
+        model, tokenizer, sentences, max_length=max_length, batch_tokens=batch_tokens, progress=progress
+    )
+    items = [
+        {"uid": pair.uid, "pair_id": pair.pair_id, "good": good, "bad": bad, "correct": good > bad}
+        for pair, good, bad in zip(pairs, scores[::2], scores[1::2], strict=True)
+    ]
+    figures = summarize_pairs(pairs, items)
+    figures["empty_sentences"] = sum(not tokens for tokens in encode_text(tokenizer, sentences))
+    return figures, items
+
+
+def _accuracy(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    right = sum(item["correct"] for item in items)
+    ties = sum(item["good"] == item["bad"] for item in items)
+    return {
+        "accuracy": right / len(items),
+        "accuracy_ci": list(wilson(right, len(items))),
+        "correct": right,
+        "num_pairs": len(items),
+        "ties": ties,
+    }
+
+
+def _grouped(pairs: Sequence[Pair], items: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for pair, item in zip(pairs, items, strict=True):
+        name = getattr(pair, key)
+        if name:
+            groups.setdefault(name, []).append(item)
+    return {name: _accuracy(found) for name, found in sorted(groups.items())}
+
+
+def summarize_pairs(pairs: Sequence[Pair], items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracies by paradigm, term and field; overall is the mean over paradigms with its own interval.
+
+    The interval of the mean adds up the paradigms' binomial variances: paradigms are fixed, pairs are sampled.
+    """
+    paradigms = _grouped(pairs, items, "uid")
+    facts = {pair.uid: (pair.field, pair.term) for pair in pairs}
+    for uid, figures in paradigms.items():
+        figures["field"], figures["term"] = facts[uid]
+    shares = [figures["accuracy"] for figures in paradigms.values()]
+    mean = sum(shares) / len(shares)
+    variance = sum(f["accuracy"] * (1 - f["accuracy"]) / f["num_pairs"] for f in paradigms.values()) / len(shares) ** 2
+    half = 1.959963984540054 * variance**0.5
+    return {
+        "accuracy": mean,
+        "accuracy_ci": [max(0.0, mean - half), min(1.0, mean + half)],
+        "num_pairs": len(items),
+        "ties": sum(item["good"] == item["bad"] for item in items),
+        "paradigms": paradigms,
+        "terms": _grouped(pairs, items, "term"),
+        "fields": _grouped(pairs, items, "field"),
+    }

@@ -1,0 +1,482 @@
+"""Score one checkpoint: `python evaluate.py models/Llama-10M`.
+
+Perplexity and bits per byte over whole held-out documents, minimal pairs, generation, token statistics, completion,
+speed; every definition stands at the head of its module in babyllama/. Any local folder that transformers loads as a
+causal language model is accepted. From Python, and to add a task of one's own:
+
+    from evaluate import ModelEvaluator
+
+    class DomainEvaluator(ModelEvaluator):
+        def evaluate_domain_knowledge(self, domain_prompts):
+            return [sample.completion for sample in self.generate_samples(domain_prompts)]
+
+    DomainEvaluator("models/Llama-10M").evaluate_domain_knowledge(["The doctor said"])
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama.cli import add_debug_flag, command_line, run_command
+from babyllama.console import printable, progress, say
+from babyllama.errors import ConfigError, DataError
+from babyllama.jsonio import to_json, write_json, write_text_atomic
+
+if TYPE_CHECKING:
+    from babyllama.documents import Document
+    from babyllama.generation import Sample
+    from babyllama.minimal_pairs import Pair
+    from babyllama.schema import Config
+
+SCHEMA_VERSION = 1
+RESULTS, ITEMS, SAMPLES = "evaluation_results.json", "evaluation_items.jsonl.gz", "generation_samples.txt"
+TASKS = ("perplexity", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
+DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
+
+
+class ModelEvaluator:
+    """One checkpoint and everything that can be measured of it.
+
+    Args:
+        checkpoint: A local model folder.
+        device: auto, cpu, cuda, cuda:N or mps.
+        eval_data: Texts to score (files, folders), raw; None: the run's own held-out set.
+        minimal_pairs: Folders or files of pairs.
+        pair_ids: A list of IDs that filters them.
+        window: Tokens seen at once; None: the length it was trained at, else its positions.
+        stride: Overlap of windows; None: disjoint.
+        batch_tokens: Tokens of one forward pass; None: 8,192. Changes no figure.
+        prompts: For generation; None: beginnings of held-out documents.
+        num_samples: Texts to generate.
+        temperature: Of sampling.
+        seed: Of sampling and of bootstrap draws.
+
+    Raises:
+        CheckpointError: The folder cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str = "auto",
+        *,
+        eval_data: Sequence[str] = (),
+        minimal_pairs: Sequence[str] = (),
+        pair_ids: str | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        batch_tokens: int | None = None,
+        prompts: Sequence[str] | None = None,
+        num_samples: int = 10,
+        temperature: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+        from babyllama.runtime import keep_freed_memory, resolve_device
+        from babyllama.scoring import BATCH_TOKENS
+
+        keep_freed_memory()
+        self.checkpoint = Path(checkpoint).expanduser().resolve()
+        self.device = resolve_device(device)
+        self.model = load_model(self.checkpoint, self.device)
+        self.tokenizer = load_tokenizer_of(self.checkpoint)
+        self.eval_data, self.pair_paths, self.pair_ids = list(eval_data), list(minimal_pairs), pair_ids
+        self.window = window or self._trained_length()
+        self.stride = stride
+        self.batch_tokens = batch_tokens or BATCH_TOKENS
+        self.prompts = prompts
+        self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
+        self.items: list[dict[str, Any]] = []
+        self._check_window()
+
+    # What the checkpoint says of itself
+
+    @cached_property
+    def run_config(self) -> Config | None:
+        """The configuration of the run that made the checkpoint, None where it is not ours."""
+        from babyllama.config import load_config
+
+        for folder in (self.checkpoint, self.checkpoint.parent):
+            path = folder / "training_config.yaml"
+            if path.is_file():
+                return load_config(path)
+        return None
+
+    @cached_property
+    def training_metrics(self) -> dict[str, Any]:
+        """training_metrics.json of the run, empty where there is none."""
+        from babyllama.jsonio import read_json
+
+        path = self.checkpoint / "training_metrics.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions of the model, None where its config does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def _trained_length(self) -> int:
+        if self.run_config is not None:
+            return self.run_config.data.seq_length
+        return self.max_positions or DEFAULT_WINDOW
+
+    def _check_window(self) -> None:
+        positions = self.max_positions
+        if positions is not None and self.window > positions:
+            raise ConfigError(f"--window {self.window}: the model has {positions} positions")
+
+    # Texts
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        """The documents that are scored: --eval-data raw, else the run's own held-out set."""
+        from babyllama.schema import DataConfig
+        from data_utils import DataProcessor
+
+        if self.eval_data:
+            processor = DataProcessor(DataConfig(clean=False))
+            return [document for path in self.eval_data for document in processor.load_text_files(path, "eval")]
+        if self.run_config is None:
+            raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
+        from babyllama.plugins import load_plugins
+
+        load_plugins(self.run_config.plugins)
+        return DataProcessor(self.run_config.data).held_out_documents()
+
+    def _is_synthetic(self) -> bool:
+        return self.run_config is not None and self.run_config.data.train_path == "synthetic"
+
+    # Measures
+
+    def calculate_perplexity(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
+        """Perplexity, loss and bits per byte in total and by domain (babyllama/metrics.py).
+
+        Args:
+            documents: What to score; None: `self.documents`.
+        """
+        from babyllama.metrics import score_documents, summarize
+
+        documents = self.documents if documents is None else documents
+        scores = score_documents(
+            self.model,
+            self.tokenizer,
+            documents,
+            window=self.window,
+            stride=self.stride,
+            batch_tokens=self.batch_tokens,
+            progress=partial(progress, description="perplexity"),
+        )
+        for number, document in enumerate(documents):
+            facts = {"nll": scores.nll[number], "tokens": scores.tokens[number], "bytes": scores.bytes[number]}
+            self.items.append({"task": "perplexity", "item": number, "domain": document.domain, **facts})
+        results = summarize(scores, seed=self.seed)
+        source = self.training_metrics.get("source_bits_per_byte")
+        return results | ({"source_bits_per_byte": source} if source and not self.eval_data else {})
+
+    def evaluate_minimal_pairs(self) -> dict[str, Any]:
+        """Accuracy on each folder of pairs; for a model of the embedded corpus on its own (babyllama/minimal_pairs.py)."""
+        from babyllama.minimal_pairs import WHERE_TO_GET, evaluate_pairs
+
+        found = {}
+        for name, pairs in self._pair_sets().items():
+            figures, items = evaluate_pairs(
+                self.model,
+                self.tokenizer,
+                pairs,
+                max_length=self.max_positions,
+                batch_tokens=self.batch_tokens,
+                progress=partial(progress, description=f"minimal pairs: {name}"),
+            )
+            found[name] = figures
+            self.items += [{"task": "minimal_pairs", "set": name, **item} for item in items]
+        if not found:
+            say(WHERE_TO_GET)
+        return found
+
+    def _pair_sets(self) -> dict[str, list[Pair]]:
+        from babyllama.minimal_pairs import load_pairs, pairs_from_records
+
+        sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids) for path in self.pair_paths}
+        if not sets and self._is_synthetic():
+            from babyllama import synthetic
+
+            sets["embedded corpus"] = pairs_from_records(synthetic.minimal_pairs(self.run_config.data.synthetic_seed))
+        return sets
+
+    def generate_samples(self, prompts: Sequence[str], max_new_tokens: int = 60) -> list[Sample]:
+        """Continue prompts with the evaluator's temperature and seed."""
+        from babyllama.generation import generate
+
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            window=self.window,
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 100,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Texts written after the prompts (without them)."""
+        from babyllama.generation import generate
+
+        samples = generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            window=self.window,
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature if temperature is None else temperature,
+            seed=self.seed if seed is None else seed,
+        )
+        return [sample.completion for sample in samples]
+
+    def evaluate_generation_quality(self) -> dict[str, Any]:
+        """distinct-n, repetition, length and the samples (babyllama/generation.py)."""
+        from babyllama.generation import generation_figures
+
+        return generation_figures(self.generate_samples(self._prompts()))
+
+    def _prompts(self) -> list[str]:
+        """The user's prompts, else beginnings of held-out documents, else a few plain ones; as many as wanted."""
+        from babyllama.generation import DEFAULT_PROMPTS
+
+        prompts = list(self.prompts or [])
+        if not prompts and self._is_synthetic():
+            from babyllama import synthetic
+
+            prompts = synthetic.sample_prompts(self.num_samples, self.run_config.data.synthetic_seed)
+        if not prompts and (self.eval_data or self.run_config is not None):
+            starts = [" ".join(document.text.split()[:6]) for document in self.documents]
+            prompts = starts[:: max(1, len(starts) // self.num_samples)]
+        prompts = prompts or list(DEFAULT_PROMPTS)
+        return [prompts[number % len(prompts)] for number in range(self.num_samples)]
+
+    def evaluate_token_probabilities(self) -> dict[str, Any]:
+        """Entropy, top-1 and calibration over held-out tokens (babyllama/token_statistics.py)."""
+        from babyllama.token_statistics import token_statistics
+
+        return token_statistics(self.model, self.tokenizer, self.documents, window=self.window)
+
+    def evaluate_completion(self, count: int = 500) -> dict[str, Any]:
+        """Exact last words of held-out sentences (babyllama/completion.py)."""
+        from babyllama.completion import completion_accuracy, completion_items
+
+        items = completion_items(self.documents, count, self.seed)
+        figures, details = completion_accuracy(self.model, self.tokenizer, items, window=self.window)
+        self.items += [{"task": "completion", **detail} for detail in details]
+        return figures
+
+    def measure_speed(self) -> dict[str, Any]:
+        """Generation speed (babyllama/speed.py)."""
+        from babyllama.speed import generation_speed
+
+        return generation_speed(self.model, window=self.window)
+
+    # Running and writing
+
+    def run(self, tasks: Sequence[str] | None = None, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run tasks and collect their results under the documented schema.
+
+        Args:
+            tasks: Names of TASKS or of registered ones; None: all that apply.
+            options: Passed to plugin tasks.
+
+        Raises:
+            ConfigError: A task is unknown.
+        """
+        from babyllama import plugins
+
+        wanted = list(tasks) if tasks is not None else [*TASKS, *plugins.TASKS]
+        unknown = [name for name in wanted if name not in TASKS and name not in plugins.TASKS]
+        if unknown:
+            known = ", ".join([*TASKS, *plugins.TASKS])
+            raise ConfigError(f"--tasks: {', '.join(unknown)}: unknown; known: {known}")
+        results = self.header()
+        own: dict[str, Callable[[], dict[str, Any]]] = {
+            "minimal_pairs": self.evaluate_minimal_pairs,
+            "generation": self.evaluate_generation_quality,
+            "token_statistics": self.evaluate_token_probabilities,
+            "completion": self.evaluate_completion,
+            "speed": self.measure_speed,
+        }
+        for name in wanted:
+            if name == "perplexity":
+                results.update(self.calculate_perplexity())
+            else:
+                results[name] = own[name]() if name in own else plugins.TASKS[name](self, options or {})
+        return results
+
+    def header(self) -> dict[str, Any]:
+        """What was scored, how and by which versions."""
+        from babyllama.run_record import versions
+
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "checkpoint": str(self.checkpoint),
+            "command": command_line(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "seed": self.seed,
+            "window": self.window,
+            "stride": self.stride,
+            "device": self.device,
+            "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "eval_data": self.eval_data or "the run's held-out set",
+            "data_fingerprint": self.training_metrics.get("data_fingerprint"),
+        }
+
+    def save(self, results: dict[str, Any], output: str | Path | None = None) -> Path:
+        """Write results, sidecar, samples, plots and page.
+
+        Args:
+            results: From `run`.
+            output: A folder, or a *.json file whose folder gets the rest; None: the checkpoint's folder.
+
+        Returns:
+            The results file.
+        """
+        from babyllama.report import write_evaluation_report
+
+        target = self.checkpoint / RESULTS if output is None else Path(output).expanduser()
+        if target.suffix != ".json":
+            target = target / RESULTS
+        write_json(target, results)
+        lines = "".join(to_json(item, indent=None) + "\n" for item in self.items)
+        (target.parent / ITEMS).write_bytes(gzip.compress(lines.encode(), mtime=0))
+        samples = results.get("generation", {}).get("samples", [])
+        if samples:
+            blocks = [printable(sample["prompt"] + sample["completion"]) for sample in samples]
+            write_text_atomic(target.parent / SAMPLES, "\n\n---\n\n".join(blocks) + "\n")
+        write_evaluation_report(results, target.parent, self.checkpoint)
+        return target
+
+    def plot_metrics(self, results: dict[str, Any], output: str | Path) -> Path:
+        """Write evaluation_plots.png into a folder."""
+        from babyllama.plots import write_evaluation_plots
+
+        return write_evaluation_plots(results, Path(output))
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The figures as tables in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if "bits_per_byte" in results:
+        table = Table("domain", "bits per byte", "95% interval", "perplexity", "documents", title="held-out text")
+        for name, figures in [*sorted(results["domains"].items()), ("total", results)]:
+            low, high = figures["bits_per_byte_ci"]
+            cells = (f"{figures['bits_per_byte']:.4f}", f"{low:.4f} - {high:.4f}", f"{figures['perplexity']:,.2f}")
+            table.add_row(Text(name), *cells, f"{figures['num_documents']:,}")
+        console.print(table)
+    for name, figures in results.get("minimal_pairs", {}).items():
+        low, high = figures["accuracy_ci"]
+        say(
+            f"minimal pairs, {name}: {100 * figures['accuracy']:.2f}% ({100 * low:.2f} - {100 * high:.2f}), mean over "
+            f"{len(figures['paradigms'])} paradigms, {figures['num_pairs']:,} pairs, {figures['ties']} ties"
+        )
+    for task, keys in (
+        ("generation", ("distinct_1", "distinct_2", "distinct_3", "repetition", "mean_words")),
+        ("token_statistics", ("mean_entropy", "top1_accuracy", "expected_calibration_error")),
+        ("completion", ("accuracy", "num_items")),
+        ("speed", ("batch_1_tokens_per_second", "batch_16_tokens_per_second")),
+    ):
+        figures = results.get(task, {})
+        shown = [f"{key} {figures[key]:,.4g}" for key in keys if figures.get(key) is not None]
+        if shown:
+            say(f"{task}: {', '.join(shown)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's flags."""
+    parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
+    parser.add_argument("checkpoint", help="a local model folder")
+    parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help="text to score, as it is")
+    parser.add_argument(
+        "--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of *.jsonl pairs (BLiMP)"
+    )
+    parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
+    parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(TASKS)} and a plugin's; default: all")
+    parser.add_argument("--num-samples", type=int, default=10, help="texts to generate (default: %(default)s)")
+    parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", default="auto", metavar="N", help="sequences of a forward pass; changes no figure"
+    )
+    parser.add_argument("--window", type=int, metavar="N", help="tokens seen at once; default: the trained length")
+    parser.add_argument("--stride", type=int, metavar="N", help="overlap windows: new tokens per window")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", metavar="PATH", help="a folder, or a .json file; default: the checkpoint's folder")
+    add_debug_flag(parser)
+    return parser
+
+
+def _read_prompts(path: str | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        prompts = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--custom-prompts: {path}: cannot be read: {error}") from None
+    if not prompts:
+        raise DataError(f"--custom-prompts: {path}: no prompt in it")
+    return prompts
+
+
+def _batch_tokens(value: str, window: int) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigError(f"--batch-size: {value!r}: auto or a positive number")
+    return int(value) * window
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = build_parser().parse_args(argv)
+    from babyllama.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    evaluator = ModelEvaluator(
+        args.checkpoint,
+        args.device,
+        eval_data=args.eval_data,
+        minimal_pairs=args.minimal_pairs,
+        pair_ids=args.pair_ids,
+        window=args.window,
+        stride=args.stride,
+        prompts=_read_prompts(args.custom_prompts),
+        num_samples=args.num_samples,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    evaluator.batch_tokens = _batch_tokens(args.batch_size, evaluator.window) or evaluator.batch_tokens
+    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
+    results = evaluator.run(args.tasks.split(",") if args.tasks else None)
+    print_results(results)
+    written = evaluator.save(results, args.output)
+    say(f"written: {written}, page: {written.parent / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
