@@ -1,10 +1,94 @@
-"""README.md of a run: a model card made from the facts that the run recorded."""
+"""README.md of a run: a model card made from the facts that the run recorded (huggingface_hub's ModelCard)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from babyllama.formats import human_count, human_seconds
+from babyllama.jsonio import read_json, write_text_atomic
+
+BODY = """
+# {name}
+
+A {model_type} language model of {parameters} parameters, trained from scratch with BabyLlama.
+
+| | |
+| --- | --- |
+| parameters | {num_parameters:,} |
+| vocabulary | {vocab_size:,} tokens, byte-level BPE trained on the training text |
+| trained on | {train_words:,} words, {train_tokens:,} tokens, {num_epochs:g} epochs |
+| steps | {global_step:,}, seed {seed} |
+| time | {time}, {precision} on {device} |
+| held-out bits per byte | {bits} |
+| held-out perplexity | {perplexity} |
+
+Perplexity and bits per byte: every held-out document alone, BOS as first context, every token of its text predicted
+once, no end token, windows of {window} tokens.
+
+## Limits
+
+The context has {positions} positions, but the model was trained on {window} tokens at a time: positions beyond
+{window} are untrained. Keep prompts and texts within {window} tokens, or fine-tune on longer ones.
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+inputs = tokenizer("Once upon a time", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50, do_sample=True)[0]))
+```
+
+## Data
+
+Training text: `{train_path}`. Data fingerprint `{data_fingerprint}`. Add the text's licence and yours to the head of
+this file before you publish the model.
+"""
 
 
 def write_model_card(run_dir: Path) -> Path:
-    """Placeholder until the card is written."""
+    """Write README.md into a run folder from its config.json, training_config.yaml and training_metrics.json.
+
+    Returns:
+        The card's path.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    from babyllama.config import load_config
+
+    metrics, model = read_json(run_dir / "training_metrics.json"), read_json(run_dir / "config.json")
+    config = load_config(run_dir / "training_config.yaml")
+    data = ModelCardData(
+        library_name="transformers", pipeline_tag="text-generation", tags=["babyllama", model["model_type"]]
+    )
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + BODY.format(**_facts(metrics, model, config)))
+    write_text_atomic(run_dir / "README.md", str(card))
     return run_dir / "README.md"
+
+
+def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[str, Any]:
+    interval = metrics.get("eval_bits_per_byte_ci")
+    spread = f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    path = config.data.train_path
+    return {
+        **{
+            key: metrics[key]
+            for key in ("train_words", "train_tokens", "num_epochs", "global_step", "seed", "num_parameters")
+        },
+        "name": metrics["name"],
+        "model_type": model["model_type"],
+        "parameters": human_count(metrics["num_parameters"]),
+        "vocab_size": model["vocab_size"],
+        "time": human_seconds(metrics["train_seconds"]),
+        "precision": metrics["runtime"]["precision"],
+        "device": metrics["runtime"]["device"],
+        "bits": f"{metrics['eval_bits_per_byte']:.4f}{spread}",
+        "perplexity": f"{metrics['eval_perplexity']:,.2f}",
+        "window": config.data.seq_length,
+        "positions": model.get("max_position_embeddings") or model.get("n_positions"),
+        "train_path": path if path == "synthetic" or path.startswith("hf:") else Path(path).name,
+        "data_fingerprint": metrics["data_fingerprint"],
+    }

@@ -1,7 +1,170 @@
-"""stub being written"""
+"""report.html: one page a run, without any outside resource, that a newcomer understands and a reviewer can check.
+
+Made from the files of a run folder, each of which may be absent: training_metrics.json, log_history.jsonl,
+training_config.yaml, evaluation_results.json. Everything that comes from text, names or samples is escaped by jinja2.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
 
-def write_evaluation_report(*a: object) -> None: ...
-def write_run_report(*a: object) -> None: ...
+from babyllama import plots
+from babyllama.console import printable
+from babyllama.formats import human_bytes, human_count, human_seconds
+from babyllama.jsonio import read_json, write_text_atomic
+
+REPORT = "report.html"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of log_history.jsonl; a last line cut by a kill is left out."""
+    entries = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+    return entries
+
+
+def write_run_report(run_dir: Path) -> Path:
+    """Write the page of a run folder from the files in it.
+
+    Returns:
+        The page's path.
+    """
+    return _write(_load(run_dir / "evaluation_results.json"), run_dir, run_dir)
+
+
+def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: Path | None) -> Path:
+    """Write the page and evaluation_plots.png of an evaluation.
+
+    Args:
+        results: From `ModelEvaluator.run`.
+        output_dir: Where they go.
+        run_dir: The run that was scored: its curve and facts are shown too; None or a foreign folder: left out.
+    """
+    log = read_log(run_dir / "log_history.jsonl") if run_dir else []
+    plots.write_evaluation_plots(results, output_dir, log)
+    return _write(results, output_dir, run_dir)
+
+
+def _write(results: dict[str, Any], output_dir: Path, run_dir: Path | None) -> Path:
+    metrics = _load(run_dir / "training_metrics.json") if run_dir else {}
+    log = read_log(run_dir / "log_history.jsonl") if run_dir else []
+    config = run_dir / "training_config.yaml" if run_dir else None
+    page = render(results, metrics, log, config.read_text() if config is not None and config.is_file() else "")
+    write_text_atomic(output_dir / REPORT, page)
+    return output_dir / REPORT
+
+
+def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], config: str) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("babyllama"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes}
+    name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        results=results,
+        metrics=metrics,
+        tiles=tiles(results, metrics),
+        overfit=overfitting_note(metrics),
+        figures={key: Markup(svg) for key, svg in figures(results, metrics, log).items()},
+        pairs=results.get("minimal_pairs", {}),
+        samples=[
+            {k: printable(str(v)) for k, v in s.items()} for s in results.get("generation", {}).get("samples", [])
+        ],
+        extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
+        config=config,
+        versions=results.get("versions") or metrics.get("versions") or {},
+    )
+
+
+KNOWN = {"domains", "minimal_pairs", "generation", "token_statistics", "completion", "speed", "versions"}
+
+
+def held_out(results: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """The held-out figures: of the evaluation, else those of the training."""
+    if results.get("bits_per_byte") is not None:
+        return results
+    if metrics.get("eval_bits_per_byte") is None:
+        return {}
+    names = {
+        "bits_per_byte": "eval_bits_per_byte",
+        "bits_per_byte_ci": "eval_bits_per_byte_ci",
+        "perplexity": "eval_perplexity",
+    }
+    return {key: metrics.get(name) for key, name in names.items()} | {"domains": metrics.get("eval_domains") or {}}
+
+
+def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The key figures: (name, value, what it is)."""
+    found: list[tuple[str, str, str]] = []
+    score = held_out(results, metrics)
+    if score:
+        interval = score.get("bits_per_byte_ci")
+        spread = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        found.append(("bits per byte", f"{score['bits_per_byte']:.3f}", spread))
+        found.append(("perplexity", f"{score['perplexity']:,.2f}", "per token of this tokenizer"))
+        source = metrics.get("source_bits_per_byte") if "source_bits_per_byte" in results or not results else None
+        if source:
+            above = 100 * (score["bits_per_byte"] / source - 1)
+            found.append(("above the floor", f"{above:.1f}%", f"the text's exact entropy is {source:.3f}"))
+    for folder, figures_ in results.get("minimal_pairs", {}).items():
+        found.append(
+            (f"minimal pairs ({folder})", f"{100 * figures_['accuracy']:.1f}%", f"{figures_['num_pairs']:,} pairs")
+        )
+    if metrics:
+        found.append(("parameters", human_count(metrics["num_parameters"]), f"{metrics['num_parameters']:,}"))
+        found.append(
+            ("trained on", f"{human_count(metrics['train_words'])} words", f"{metrics['train_tokens']:,} tokens")
+        )
+        speed = metrics.get("tokens_per_second")
+        found.append(
+            ("training time", human_seconds(metrics["train_seconds"]), f"{speed:,.0f} tokens/s" if speed else "")
+        )
+    elif results.get("num_parameters"):
+        found.append(("parameters", human_count(results["num_parameters"]), f"{results['num_parameters']:,}"))
+    return found
+
+
+def overfitting_note(metrics: dict[str, Any]) -> str:
+    """A sentence where the held-out curve was clearly better before the end, else nothing."""
+    best, last = metrics.get("best_step"), metrics.get("global_step")
+    if not best or not last or best > 0.9 * last:
+        return ""
+    kept = "its weights were kept" if metrics.get("kept") == "best" else "training.keep: best would keep its weights"
+    return f"The held-out loss was lowest at step {best:,} of {last:,}: after it the model learned its text by heart ({kept})."
+
+
+def figures(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, str]:
+    """SVG by name, those that there is data for."""
+    found: dict[str, str] = {}
+    if any("loss" in entry for entry in log):
+        found["loss"] = plots.loss_curve(log, metrics.get("best_step"))
+        found["rates"] = plots.learning_rate_and_norm(log)
+    rows = plots.domain_rows(held_out(results, metrics))
+    if rows:
+        found["domains"] = plots.interval_chart(rows, "bits per byte (lower is better)")
+    for folder, pairs in results.get("minimal_pairs", {}).items():
+        found[f"pairs:{folder}"] = plots.interval_chart(plots.paradigm_rows(pairs), "% right", chance=50)
+    curve = results.get("token_statistics", {}).get("calibration")
+    if curve:
+        found["calibration"] = plots.calibration(curve)
+    return found

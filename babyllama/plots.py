@@ -1,0 +1,206 @@
+"""Figures: SVG for the page, one PNG for those who want a file. matplotlib without a screen, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from babyllama.jsonio import atomic_path
+
+# Okabe and Ito's palette: told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+WIDTH = 7.2  # inches; the page scales the SVG to its column
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "svg.hashsalt": "babyllama",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.axisbelow": True,
+            "text.parse_math": False,  # names and samples are text, also where they hold a dollar sign
+        }
+    )
+    return plt
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element without prologue, sized by the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    _pyplot().close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+
+
+def _points(log: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+    found = [(entry[x], entry[y]) for entry in log if entry.get(x) is not None and entry.get(y) is not None]
+    return [a for a, _ in found], [b for _, b in found]
+
+
+def draw_loss(axes: Any, log: Sequence[dict[str, Any]], best_step: int | None = None) -> None:
+    """Training and held-out loss against tokens; the best point of the held-out curve marked."""
+    axes.plot(*_points(log, "tokens", "loss"), color=GREY, linewidth=0.9, label="training")
+    tokens, losses = _points(log, "tokens", "valid_loss")
+    axes.plot(tokens, losses, color=BLUE, marker="o", markersize=3, label="held out")
+    for entry in log:
+        if best_step is not None and entry["step"] == best_step and "valid_loss" in entry:
+            axes.plot(
+                entry["tokens"],
+                entry["valid_loss"],
+                "o",
+                color=ORANGE,
+                markersize=7,
+                label=f"best (step {best_step:,})",
+            )
+    axes.set_xlabel("tokens seen")
+    axes.set_ylabel("loss (nats per token)")
+    axes.xaxis.set_major_formatter(
+        lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
+    )
+    axes.legend(frameon=False)
+
+
+def loss_curve(log: Sequence[dict[str, Any]], best_step: int | None = None) -> str:
+    """SVG of the loss curve."""
+    figure, axes = _pyplot().subplots(figsize=(WIDTH, 3.4))
+    draw_loss(axes, log, best_step)
+    return _svg(figure)
+
+
+def learning_rate_and_norm(log: Sequence[dict[str, Any]]) -> str:
+    """SVG of learning rate, gradient norm and speed against steps, side by side."""
+    figure, columns = _pyplot().subplots(1, 3, figsize=(WIDTH, 2.1))
+    for axes, key, name in zip(
+        columns,
+        ("learning_rate", "grad_norm", "tokens_per_second"),
+        ("learning rate", "gradient norm", "tokens/s"),
+        strict=True,
+    ):
+        axes.plot(*_points(log, "step", key), color=BLUE, linewidth=0.9)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_ylim(bottom=0)
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def draw_bars(
+    axes: Any, rows: Sequence[tuple[str, float, Sequence[float] | None]], label: str, chance: float | None
+) -> None:
+    """Horizontal points with intervals, one a row, the first on top."""
+    places = list(range(len(rows)))[::-1]
+    for place, (_, value, interval) in zip(places, rows, strict=True):
+        if interval:
+            axes.plot(interval, [place, place], color=GREY, linewidth=2, solid_capstyle="butt")
+        axes.plot(value, place, "o", color=BLUE, markersize=5)
+    if chance is not None:
+        axes.axvline(chance, color=ORANGE, linewidth=1, linestyle="--")
+        axes.text(chance, len(rows) - 0.35, "chance", color=ORANGE, fontsize=8, ha="center")
+    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, float, Sequence[float] | None]], label: str, chance: float | None = None
+) -> str:
+    """SVG of named values with their 95% intervals.
+
+    Args:
+        rows: (name, value, (low, high) or None).
+        label: Of the x axis, with its unit.
+        chance: Draw a line at what guessing gives.
+    """
+    figure, axes = _pyplot().subplots(figsize=(WIDTH, 0.9 + 0.24 * len(rows)))
+    draw_bars(axes, rows, label, chance)
+    return _svg(figure)
+
+
+def draw_calibration(axes: Any, curve: Sequence[dict[str, float]]) -> None:
+    """Accuracy against confidence; the diagonal is perfect calibration, a dot's area its share of tokens."""
+    total = sum(point["count"] for point in curve)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    sizes = [12 + 300 * point["count"] / total for point in curve]
+    axes.plot([p["confidence"] for p in curve], [p["accuracy"] for p in curve], color=BLUE, linewidth=1)
+    axes.scatter([p["confidence"] for p in curve], [p["accuracy"] for p in curve], s=sizes, color=BLUE, alpha=0.8)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("confidence (probability of the likeliest token)")
+    axes.set_ylabel("share right")
+
+
+def calibration(curve: Sequence[dict[str, float]]) -> str:
+    """SVG of the reliability curve."""
+    figure, axes = _pyplot().subplots(figsize=(4.6, 3.6))
+    draw_calibration(axes, curve)
+    return _svg(figure)
+
+
+def domain_rows(results: dict[str, Any]) -> list[tuple[str, float, Sequence[float] | None]]:
+    """Domains with bits per byte and interval, lowest first."""
+    domains = [(n, f) for n, f in results.get("domains", {}).items() if f.get("bits_per_byte") is not None]
+    return [
+        (n, f["bits_per_byte"], f.get("bits_per_byte_ci"))
+        for n, f in sorted(domains, key=lambda d: d[1]["bits_per_byte"])
+    ]
+
+
+def paradigm_rows(figures: dict[str, Any]) -> list[tuple[str, float, Sequence[float] | None]]:
+    """Paradigms with accuracy in per cent and interval, highest first."""
+    ordered = sorted(figures["paradigms"].items(), key=lambda item: -item[1]["accuracy"])
+    return [(n.replace("_", " "), 100 * f["accuracy"], [100 * b for b in f["accuracy_ci"]]) for n, f in ordered]
+
+
+def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Sequence[dict[str, Any]] = ()) -> Path:
+    """evaluation_plots.png: loss curve, domains, paradigms and calibration, those that there are.
+
+    Returns:
+        The file.
+    """
+    plt = _pyplot()
+    jobs: list[Any] = []
+    if log:
+        jobs.append(("training", lambda axes: draw_loss(axes, log)))
+    rows = domain_rows(results)
+    if rows:
+        jobs.append(("held-out text", lambda axes: draw_bars(axes, rows, "bits per byte", None)))
+    for name, figures in results.get("minimal_pairs", {}).items():
+        shown = paradigm_rows(figures)[:20]
+        jobs.append((f"minimal pairs: {name}", lambda axes, s=shown: draw_bars(axes, s, "% right", 50)))
+    curve = results.get("token_statistics", {}).get("calibration")
+    if curve:
+        jobs.append(("calibration", lambda axes: draw_calibration(axes, curve)))
+    height = max(1, (len(jobs) + 1) // 2)
+    figure, grid = plt.subplots(height, 2, figsize=(12, 4.2 * height), squeeze=False)
+    for axes, job in zip(grid.flat, [*jobs, *[None] * (2 * height - len(jobs))], strict=True):
+        if job is None:
+            axes.axis("off")
+        else:
+            axes.set_title(job[0])
+            job[1](axes)
+    figure.tight_layout()
+    target = output_dir / "evaluation_plots.png"
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return target

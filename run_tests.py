@@ -1,0 +1,58 @@
+"""Lint, then the tests: `python run_tests.py`.
+
+Plain: everything but slow and gpu. `--fast`: not the integration tests either. `--integration`: only those.
+`--all`: also slow and gpu. `--coverage`: line coverage by module, and as pages in htmlcov/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+SELECTIONS = {
+    "plain": "not slow and not gpu",
+    "fast": "not integration and not slow and not gpu",
+    "integration": "integration and not slow and not gpu",
+    "all": "",
+}
+
+
+def commands(args: argparse.Namespace) -> list[list[str]]:
+    """What will be run, in order."""
+    python = sys.executable
+    found = []
+    if not args.no_lint:
+        found += [[python, "-m", "ruff", "check", "."], [python, "-m", "black", "--check", "--quiet", "."]]
+    chosen = next((name for name in ("fast", "integration", "all") if getattr(args, name)), "plain")
+    tests = [python, "-m", "pytest", "-q", "-m", SELECTIONS[chosen]]
+    if args.coverage:
+        tests += ["--cov=.", "--cov-report=term", "--cov-report=html"]
+    return [*found, tests]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stages; the exit code is that of the first that fails."""
+    parser = argparse.ArgumentParser(prog="run_tests.py", description="Lint, then the tests.")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--fast", action="store_true", help="only the fast tests")
+    which.add_argument("--integration", action="store_true", help="only the integration tests")
+    which.add_argument("--all", action="store_true", help="also the slow ones and those that need a GPU")
+    parser.add_argument("--coverage", action="store_true", help="line coverage, also as pages in htmlcov/")
+    parser.add_argument("--no-lint", action="store_true", help="tests only")
+    args = parser.parse_args(argv)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    for command in commands(args):
+        print("$", " ".join(["python", *command[1:]]), flush=True)
+        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
