@@ -206,7 +206,7 @@ class DataProcessor:
                 return load_tokenizer(folder)
         tokenizer = self._train_tokenizer()
         if path is None:
-            with _building(folder) as temporary:
+            with _Building(folder) as temporary:
                 save_tokenizer(tokenizer, temporary)
                 seal(temporary, {})
         elif path.suffix == ".json":
@@ -283,7 +283,7 @@ class DataProcessor:
         )
 
     def _build(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-        with _building(folder) as temporary:
+        with _Building(folder) as temporary:
             write_split(temporary, "train", self.train_documents(), tokenizer)
             write_split(temporary, "valid", self.held_out_documents(), tokenizer)
             self._check_sizes(open_split(temporary, "train"), open_split(temporary, "valid"))
@@ -421,7 +421,7 @@ def _at_most_words(documents: Iterable[Document], max_words: int | None) -> Iter
             return
 
 
-class _building:
+class _Building:
     """A temporary folder beside `target` that takes its name when the block ends well."""
 
     def __init__(self, target: Path) -> None:

@@ -181,7 +181,7 @@ class ModelEvaluator:
         return results | ({"source_bits_per_byte": source} if source and not self.eval_data else {})
 
     def evaluate_minimal_pairs(self) -> dict[str, Any]:
-        """Accuracy on each folder of pairs; for a model of the embedded corpus on its own (babyllama/minimal_pairs.py)."""
+        """Accuracy on each folder of pairs; a model of the embedded corpus also on its own (minimal_pairs.py)."""
         from babyllama.minimal_pairs import WHERE_TO_GET, evaluate_pairs
 
         found = {}

@@ -84,9 +84,7 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
     source = metrics.get("source_bits_per_byte")
     if source:
         above = 100 * (results["bits_per_byte"] / source - 1)
-        say(
-            f"the source's exact entropy on these documents: {source:.3f} bits per byte; the model is {above:.1f}% above"
-        )
+        say(f"exact entropy of these documents: {source:.3f} bits per byte; the model is {above:.1f}% above it")
     for folder, pairs in results.get("minimal_pairs", {}).items():
         say(f"minimal pairs ({folder}): {100 * pairs['accuracy']:.1f}% right of {pairs['num_pairs']:,}")
     say(

@@ -163,7 +163,7 @@ def start_trainer(
     size = sum(parameter.numel() for parameter in model.parameters())
     needed = config.training.save_total_limit + 1
     disk.check_writable(run_dir)
-    disk.check_space(run_dir, needed * disk.checkpoint_bytes(size, config.training.optimizer), "checkpoints")
+    disk.check_space(run_dir, needed * disk.checkpoint_bytes(size), "checkpoints")
     runtime = reuse_or_decide(config, data, runtime, size)
     say(f"model: {config.model.type}, {size:,} parameters")
     say(runtime.line())

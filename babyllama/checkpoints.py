@@ -267,7 +267,7 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
         return "resume"
     if state.has_checkpoints:
         raise ConfigError(
-            f"{run_dir}: holds this run unfinished. Go on with --resume_from_checkpoint, or start anew with --overwrite."
+            f"{run_dir}: holds this run unfinished. Go on with --resume_from_checkpoint, or start anew: --overwrite."
         )
     return "fresh"
 

@@ -87,14 +87,14 @@ def config_from_args(args: argparse.Namespace) -> Any:
     config = load_config(args.config, args.overrides, flags)
     named = "model.name" in flags or any(item.startswith("model.name=") for item in args.overrides)
     is_preset = args.config is not None and Path(args.config).resolve() in preset_paths().values()
-    name_after_corpus(config, named=named or not is_preset and config.model.name is not None)
+    name_after_corpus(config, named=named or (not is_preset and config.model.name is not None))
     for notice in config_notices(config):
         say(notice)
     return config
 
 
 def name_after_corpus(config: Any, *, named: bool) -> None:
-    """Put the corpus's stem behind a preset's name, unless the text is the embedded corpus or the user named the run."""
+    """Put the corpus's stem behind a preset's name, unless the text is embedded or the user named the run."""
     from babyllama.config import corpus_stem, run_name
 
     if named:

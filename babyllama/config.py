@@ -85,7 +85,7 @@ def read_yaml(text: str, source: str) -> Any:
         ConfigError: With file, line and column.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -169,7 +169,7 @@ def config_from_dict(raw: Any, source: str = "config", overrides: Mapping[str, A
     try:
         config = Config.model_validate(_numbers(raw))
     except ValidationError as error:
-        problems += [line for line in map(lambda e: _problem(e, source, overrides), error.errors()) if line]
+        problems += [line for line in (_problem(e, source, overrides) for e in error.errors()) if line]
     if config is not None:
         problems += _cross_checks(config, source)
     if problems or config is None:
@@ -273,29 +273,41 @@ def _adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> li
         return notices
     width, heads = model.get("hidden_size"), model.get("n_head")
     if (
-        "model.hidden_size" in overrides
-        and "model.n_head" not in overrides
-        and isinstance(width, int)
-        and isinstance(heads, int)
+        (
+            "model.hidden_size" in overrides
+            and "model.n_head" not in overrides
+            and isinstance(width, int)
+            and isinstance(heads, int)
+        )
+        and heads > 0
+        and (width % heads or (width // heads) % 2)
     ):
-        if heads > 0 and (width % heads or (width // heads) % 2):
-            model.pop("n_head")
-            model.pop("n_kv_head", None)
-            notices.append(f"model.n_head: {heads} heads do not fit hidden_size {width}: chosen anew")
+        model.pop("n_head")
+        model.pop("n_kv_head", None)
+        notices.append(f"model.n_head: {heads} heads do not fit hidden_size {width}: chosen anew")
     kv = model.get("n_kv_head")
-    if "model.n_head" in overrides and "model.n_kv_head" not in overrides and isinstance(kv, int):
-        if isinstance(model.get("n_head"), int) and model["n_head"] % max(kv, 1):
-            model.pop("n_kv_head")
-            notices.append(f"model.n_kv_head: {kv} does not fit n_head {model['n_head']}: as many as n_head")
+    count = model.get("n_head")
+    overridden = "model.n_head" in overrides and "model.n_kv_head" not in overrides
+    if overridden and isinstance(kv, int) and isinstance(count, int) and count % max(kv, 1):
+        model.pop("n_kv_head")
+        notices.append(f"model.n_kv_head: {kv} does not fit n_head {count}: as many as n_head")
     training = raw.get("training")
     if isinstance(training, dict):
         notices += _adapt_batch(training, overrides)
-    data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
-    positions = model.get("max_position_embeddings")
-    if "data.seq_length" in overrides and isinstance(positions, int) and isinstance(data.get("seq_length"), int):
-        if positions < data["seq_length"] and "model.max_position_embeddings" not in overrides:
-            model["max_position_embeddings"] = data["seq_length"]
+    notices += _adapt_positions(raw, model, overrides)
     return notices
+
+
+def _adapt_positions(raw: dict[str, Any], model: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    data = raw.get("data")
+    length = data.get("seq_length") if isinstance(data, dict) else None
+    positions = model.get("max_position_embeddings")
+    if "data.seq_length" not in overrides or "model.max_position_embeddings" in overrides:
+        return []
+    if not (isinstance(length, int) and isinstance(positions, int) and positions < length):
+        return []
+    model["max_position_embeddings"] = length
+    return [f"model.max_position_embeddings: {positions} is below seq_length: {length}"]
 
 
 def _adapt_batch(training: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
@@ -324,7 +336,7 @@ def _cross_checks(config: Config, source: str) -> list[str]:
             )
         elif m.type in {"Llama", "GPTJ"} and (m.hidden_size // m.n_head) % 2:
             problems.append(
-                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary positions need even ones"
+                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary positions need even"
             )
         elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
             problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")
@@ -338,7 +350,7 @@ def _cross_checks(config: Config, source: str) -> list[str]:
         problems.append("training.fp16, training.bf16: both true; choose one")
     if m.max_position_embeddings is not None and m.max_position_embeddings < config.data.seq_length:
         problems.append(
-            f"model.max_position_embeddings: {m.max_position_embeddings} is below data.seq_length {config.data.seq_length}"
+            f"model.max_position_embeddings: {m.max_position_embeddings} < data.seq_length {config.data.seq_length}"
         )
     return [f"{source}: {problem}" for problem in problems]
 

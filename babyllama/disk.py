@@ -21,9 +21,9 @@ FULL_MESSAGES = (
 RESERVE = 50_000_000  # logs, report, tokenizer
 
 
-def checkpoint_bytes(num_parameters: int, optimizer: str) -> int:
-    """Bytes of one checkpoint: float32 weights and two moments (AdamW) or about one (Muon's matrices)."""
-    return num_parameters * (12 if optimizer == "adamw" else 12)
+def checkpoint_bytes(num_parameters: int) -> int:
+    """Bytes of one checkpoint: float32 weights and two moments; Muon keeps one moment less for its matrices."""
+    return num_parameters * 12
 
 
 def check_space(path: Path, needed: int, what: str) -> None:

@@ -58,7 +58,7 @@ def document_rule(domain: str, lines: Iterable[str]) -> str:
 
 
 def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
-    """Documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
+    r"""Documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
 
     >>> list(split_lines(["a", "b", "<|endoftext|>", "c"], "endoftext"))
     ['a\\nb', 'c']

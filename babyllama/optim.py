@@ -117,7 +117,7 @@ def warmup_length(training: TrainingConfig, total_steps: int) -> tuple[int, str 
     20
     """
     asked = training.warmup_steps
-    steps = int(round(asked * total_steps)) if asked < 1 else int(asked)
+    steps = round(asked * total_steps) if asked < 1 else int(asked)
     if steps < total_steps:
         return steps, None
     shorter = max(1, total_steps // 10) if total_steps > 1 else 0

@@ -1,4 +1,4 @@
-"""Figures: SVG for the page, one PNG for those who want a file. matplotlib without a screen, the same bytes each time."""
+"""Figures: SVG for the page, one PNG as a file; matplotlib without a screen, the same bytes each time."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
 
 
 def plugin_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 of each plugin's source by file name: part of a run's fingerprint, for a plugin can change the weights."""
+    """SHA-256 of each plugin's source by file name: part of a run's fingerprint, for it can change the weights."""
     resolved = [Path(path).expanduser().resolve() for path in paths]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in resolved}
 

@@ -150,7 +150,7 @@ def overfitting_note(metrics: dict[str, Any]) -> str:
     if not best or not last or best > 0.9 * last:
         return ""
     kept = "its weights were kept" if metrics.get("kept") == "best" else "training.keep: best would keep its weights"
-    return f"The held-out loss was lowest at step {best:,} of {last:,}: after it the model learned its text by heart ({kept})."
+    return f"The held-out loss was lowest at step {best:,} of {last:,}: then the model learned by heart ({kept})."
 
 
 def figures(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, str]:

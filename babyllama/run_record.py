@@ -1,5 +1,6 @@
 """training_metrics.json: the facts of a finished training, written once, read by the report, the model card and the
-comparison of runs."""
+comparison of runs.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def token_log_probs(model: nn.Module, input_ids: Tensor, targets: Tensor) -> Ten
 
 
 def _target_log_probs(rows: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """log softmax(head(rows))[target], a block of rows at a time; (N,) float32."""
+    """Log softmax(head(rows))[target], a block of rows at a time; (N,) float32."""
     parts = []
     for start in range(0, len(rows), BLOCK_ROWS):
         logits = head(rows[start : start + BLOCK_ROWS]).float()

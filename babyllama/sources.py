@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from babyllama.cleaners import domain_of
 from babyllama.documents import Document, document_rule, split_lines
 from babyllama.errors import DataError
-from babyllama.cleaners import domain_of
 
 TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
 RECORDS = (".jsonl", ".parquet")

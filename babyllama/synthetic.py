@@ -76,10 +76,10 @@ def _capital(word: str) -> str:
 
 
 def write_unit(words: Sequence[str]) -> str:
-    """Words to text: capitals at the start of a sentence, no space before punctuation.
+    r"""Words to text: capitals at the start of a sentence, no space before punctuation.
 
-    >>> write_unit(["MOM:", "where", "is", "Lily", "?", "\\n", "CHI:", "she", "is", "here", "."])
-    'MOM: Where is Lily?\\nCHI: She is here.'
+    >>> write_unit(["MOM:", "where", "is", "Lily", "?", "\n", "CHI:", "she", "is", "here", "."])
+    'MOM: Where is Lily?\nCHI: She is here.'
     """
     text, start = "", True
     for word in words:

@@ -45,7 +45,7 @@ def _subject(pick: Pick, gender: str) -> str:
 
 
 def agreement(pick: Pick) -> tuple[str, str]:
-    """the dog runs / the dog run"""
+    """The dog runs / the dog run"""
     many = pick((False, True))
     base = pick(lex.INTRANSITIVE)
     forms = (base, lex.INTRANSITIVE[base][0])
@@ -54,7 +54,7 @@ def agreement(pick: Pick) -> tuple[str, str]:
 
 
 def agreement_attractor(pick: Pick) -> tuple[str, str]:
-    """the dog near the cats runs / the dog near the cats run"""
+    """The dog near the cats runs / the dog near the cats run"""
     many = pick((False, True))
     base = pick(lex.INTRANSITIVE)
     forms = (base, lex.INTRANSITIVE[base][0])
@@ -85,7 +85,7 @@ def anaphor_gender(pick: Pick) -> tuple[str, str]:
 
 
 def anaphor_number(pick: Pick) -> tuple[str, str]:
-    """the dogs washed themselves / the dogs washed itself"""
+    """The dogs washed themselves / the dogs washed itself"""
     gender, other = pick((("n", "p"), ("p", "n")))
     start = f"{_subject(pick, gender)} {_past(pick)}"
     return f"{start} {REFLEXIVE[gender]}.", f"{start} {REFLEXIVE[other]}."
@@ -106,14 +106,14 @@ def npi_any(pick: Pick) -> tuple[str, str]:
 
 
 def npi_ever(pick: Pick) -> tuple[str, str]:
-    """no dog ever ran / the dog ever ran"""
+    """No dog ever ran / the dog ever ran"""
     base = pick(lex.INTRANSITIVE)
     end = f"{_noun(pick)[0]} ever {lex.INTRANSITIVE[base][1]}."
     return f"no {end}", f"the {end}"
 
 
 def irregular_past(pick: Pick) -> tuple[str, str]:
-    """the girl saw the dog / the girl seed the dog"""
+    """The girl saw the dog / the girl seed the dog"""
     base = pick(sorted(set(lex.TRANSITIVE) & lex.IRREGULAR))
     subject, end = _subject(pick, pick("fm")), f"the {_noun(pick)[0]}."
     wrong = base + ("d" if base.endswith("e") else "ed")
@@ -121,14 +121,14 @@ def irregular_past(pick: Pick) -> tuple[str, str]:
 
 
 def irregular_plural(pick: Pick) -> tuple[str, str]:
-    """two mice / two mouses"""
+    """Two mice / two mouses"""
     noun = pick(sorted(lex.IRREGULAR_NOUNS))
     start = f"{pick(lex.MALE)} {_past(pick)} {pick(('two', 'three', 'four'))}"
     return f"{start} {lex.NEUTER_NOUNS[noun]}.", f"{start} {noun}s."
 
 
 def base_after_did(pick: Pick) -> tuple[str, str]:
-    """the girl did not see any dogs / did not saw any dogs"""
+    """The girl did not see any dogs / did not saw any dogs"""
     base = pick(lex.TRANSITIVE)
     subject, end = _subject(pick, pick("fm")), f"any {_noun(pick)[1]}."
     return f"{subject} did not {base} {end}", f"{subject} did not {lex.TRANSITIVE[base][1]} {end}"

@@ -51,12 +51,12 @@ for _kind, _verbs in _VERBS.items():
 Rules = dict[str, list[tuple[int, tuple[str, ...]]]]
 
 RULES: Rules = {
-    "<adj>": [(5, ("<adj-real>",)), (1, ("<adj-new>",))],
+    "<adj>": [(10, ("<adj-real>",)), (1, ("<adj-new>",))],
     "<noun>": [(2, ("<thing>",)), (3, ("<wug>",))],
     "<nouns>": [(3, ("<things>",)), (6, ("<wugs>",)), (1, ("<women>",)), (1, ("<men>",))],
-    "<tv>": [(6, ("<tv-real>",)), (1, ("<tv-new>",))],
-    "<tvs>": [(6, ("<tvs-real>",)), (1, ("<tvs-new>",))],
-    "<tvd>": [(6, ("<tvd-real>",)), (1, ("<tvd-new>",))],
+    "<tv>": [(12, ("<tv-real>",)), (1, ("<tv-new>",))],
+    "<tvs>": [(12, ("<tvs-real>",)), (1, ("<tvs-new>",))],
+    "<tvd>": [(12, ("<tvd-real>",)), (1, ("<tvd-new>",))],
     "<number>": [(3, ("two",)), (2, ("three",)), (1, ("four",)), (1, ("many",))],
     "<near>": [(2, ("near",)), (1, ("behind",)), (1, ("beside",))],
     # things that are acted on
@@ -109,15 +109,15 @@ def _verb_phrases(gender: str) -> Rules:
             (2, ("went", "<where>")),
             (2, (was, "<feel>")),
             (2, ("wanted", "to", "<iv-real>")),
-            (2, ("<tvd>", REFLEXIVE[gender])),
+            (4, ("<tvd>", REFLEXIVE[gender])),
             (2, ("did", "not", "<tv>", "any", "<nouns>")),
             (1, ("did", "not", "<iv-real>")),
             (2, ("never", "<tvd>", "any", "<nouns>")),
             (2, ("often", "<tvd>", "some", "<nouns>")),
-            (1, (was, "<feel>", "because", PRONOUN[gender], "<tvd>", "<object>")),
+            (3, (was, "<feel>", "because", PRONOUN[gender], "<tvd>", "<object>")),
         ],
         now: [
-            (4, (f"<iv{s}-real>",)),
+            (6, (f"<iv{s}-real>",)),
             (4, (f"<tv{s}>", "<object>")),
             (2, (has, "<number>", "<nouns>")),
         ],
@@ -127,17 +127,17 @@ def _verb_phrases(gender: str) -> Rules:
 def _sentences(gender: str) -> Rules:
     subject, past, now = f"<subject-{gender}>", f"<past-{gender}>", f"<now-{gender}>"
     rules = _verb_phrases(gender)
-    full: list[tuple[int, tuple[str, ...]]] = [(7, ("<opening>", subject, past, ".")), (2, (subject, now, "."))]
+    full: list[tuple[int, tuple[str, ...]]] = [(7, ("<opening>", subject, past, ".")), (4, (subject, now, "."))]
     if gender in "np":
         noun = "<noun>" if gender == "n" else "<nouns>"
         full.append((3, ("the", noun, "<aside>", now, ".")))
     if gender == "n":
-        full.append((1, ("no", noun, "ever", "<ivd-real>", ".")))
+        full.append((2, ("no", noun, "ever", "<ivd-real>", ".")))
         full.append((1, ("no", noun, "ever", "<tvd>", "<object>", ".")))
     rules[f"<full_{gender}>"] = full
     rules[f"<pronoun_{gender}>"] = [
         (6, ("<opening>", PRONOUN[gender], past, ".")),
-        (2, (PRONOUN[gender], now, ".")),
+        (3, (PRONOUN[gender], now, ".")),
     ]
     return rules
 

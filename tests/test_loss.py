@@ -48,7 +48,9 @@ def test_labels_that_do_not_count_give_no_loss_and_no_gradient() -> None:
     loss = fused_linear_cross_entropy(hidden, weight, torch.full_like(labels, -100))
     loss.backward()
     assert loss.item() == 0.0
-    assert hidden.grad is not None and not hidden.grad.any() and not weight.grad.any()
+    assert hidden.grad is not None
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
 
 
 def test_without_gradients_the_loss_is_the_same() -> None:

@@ -22,7 +22,8 @@ def test_a_plugin_registers_and_is_imported_once(tmp_path: Path) -> None:
     plugins.load_plugins([str(file)])
     assert plugins.CLEANERS.pop("letters")("ab") == "AB"
     assert plugins.TASKS.pop("count")(None, {}) == {"n": 1}
-    assert "Mine" in plugins.ARCHITECTURES and plugins.ARCHITECTURES.pop("Mine")
+    assert "Mine" in plugins.ARCHITECTURES
+    assert plugins.ARCHITECTURES.pop("Mine")
     assert (tmp_path / "log").read_text() == "x"
     assert list(plugins.plugin_hashes([file])) == ["mine.py"]
 
@@ -44,4 +45,5 @@ def test_a_bad_plugin_gives_one_line_that_names_the_file(
         file.write_text(content)
     with pytest.raises(ConfigError, match=message) as caught:
         plugins.load_plugins([file])
-    assert str(file) in str(caught.value) and caught.value.exit_code == 2
+    assert str(file) in str(caught.value)
+    assert caught.value.exit_code == 2

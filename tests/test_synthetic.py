@@ -83,7 +83,8 @@ def test_seeds_and_splits_are_different_streams() -> None:
     train = {d.text for d in synthetic.generate_documents(3_000, 0)}
     other = {d.text for d in synthetic.generate_documents(3_000, 1)}
     held = {d.text for d in synthetic.held_out(0)}
-    assert len(train & other) < 3 and len([t for t in train & held if len(t) > 80]) == 0
+    assert len(train & other) < 3
+    assert len([t for t in train & held if len(t) > 80]) == 0
     assert len(synthetic.held_out(0)) == synthetic.HELD_OUT_DOCUMENTS
 
 
@@ -105,17 +106,20 @@ def test_good_sentences_are_in_the_language_and_bad_ones_are_not() -> None:
         assert readings(pair["sentence_good"]) == 1, pair
         assert readings(pair["sentence_bad"]) == 0, pair
         good, bad = pair["sentence_good"].split(), pair["sentence_bad"].split()
-        assert len(good) == len(bad) and sum(a != b for a, b in zip(good, bad, strict=True)) == 1
+        assert len(good) == len(bad)
+        assert sum(a != b for a, b in zip(good, bad, strict=True)) == 1
 
 
 def test_prompts_begin_held_out_documents() -> None:
     prompts = synthetic.sample_prompts(5, seed=0)
     starts = [document.text for document in synthetic.held_out(0)[:5]]
-    assert len(prompts) == 5 and all(text.startswith(prompt) for text, prompt in zip(starts, prompts, strict=True))
+    assert len(prompts) == 5
+    assert all(text.startswith(prompt) for text, prompt in zip(starts, prompts, strict=True))
 
 
 def test_the_lexicon_is_zipfian_and_of_the_stated_size() -> None:
     invented = lexicon.invented()
     assert [len(invented[kind]) for kind in ("nouns", "verbs", "adjectives")] == [9_000, 600, 400]
     weights = lexicon.zipf_weights(9_000)
-    assert weights == sorted(weights, reverse=True) and weights[-1] > 0
+    assert weights == sorted(weights, reverse=True)
+    assert weights[-1] > 0
