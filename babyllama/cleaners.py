@@ -24,7 +24,7 @@ _BLANK_RUN = re.compile(r"\n{4,}")
 _TAG = re.compile(
     r"</?(?:br|dl|dd|dt|eom|small|sub|sup|ref|i|b|u|font|span|div|p|li|ul|ol|nowiki)(?:\s[^<>\n]*)?/?>", re.I
 )
-_TITLE = re.compile(r"^\s*(?:=\s*){2,}(.*?)(?:\s*=){2,}\s*$", re.M)
+_TITLE = re.compile(r"^[ \t]*(?:=[ \t]*){2,}(.*?)(?:[ \t]*=){2,}[ \t]*$", re.M)
 _EMPTY_BRACKETS = re.compile(r" ?\((?:[ ,;]|or|and)*\)")
 _GAP_BEFORE_STOP = re.compile(r"(?<=\w) +(?=[,.;](?:\s|$))", re.M)
 _CHAT_CODE = re.compile(r"\[[^\]\n]*\]|&[=+~-]?[a-z]+\b|\(\.{1,3}\)|(?<!\w)[<>](?!\w)|\x15[^\x15\n]*\x15|‡|„")

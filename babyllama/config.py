@@ -350,7 +350,7 @@ def _cross_checks(config: Config, source: str) -> list[str]:
         problems.append("training.fp16, training.bf16: both true; choose one")
     if m.max_position_embeddings is not None and m.max_position_embeddings < config.data.seq_length:
         problems.append(
-            f"model.max_position_embeddings: {m.max_position_embeddings} < data.seq_length {config.data.seq_length}"
+            f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"
         )
     return [f"{source}: {problem}" for problem in problems]
 

@@ -125,7 +125,9 @@ IRREGULAR = {
 }
 IRREGULAR_NOUNS = {singular for singular, plural in NEUTER_NOUNS.items() if plural != singular + "s"}
 
-_ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str t th tr tw v w z".split()
+_ONSETS = (
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sh sk sl sm sn sp st str t th tr tw v w z"
+).split()
 _VOWELS = "a e i o u ai ea ee oa oo ou".split()
 _CODAS = "b ck d ff g l ll m mp n nd ng nk nt p pt r rb rd rk rl rm rn rt t".split()
 

@@ -61,7 +61,7 @@ def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
     save = _multiple_of(training.save_steps or max(MIN_SAVE_STEPS, math.ceil(total / 10)), logging)
     if training.save_steps and save != training.save_steps:
         notes.append(
-            f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, for a resume to log the same losses"
+            f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, so that a resume logs alike"
         )
     return Plan(total, per_epoch, logging, evaluate, save, training.batch_size // parts, notes)
 

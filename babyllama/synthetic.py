@@ -31,6 +31,7 @@ machine and version writes the same text.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import re
@@ -42,11 +43,13 @@ from babyllama import lexicon
 from babyllama.grammar import Grammar
 from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
 
-SYNTHETIC_VERSION = "1"
 HELD_OUT_DOCUMENTS = 500
 GO_ON = {"story": (9, 10), "dialogue": (5, 6)}  # probability of another unit, as a fraction
 KINDS = (("story", 3), ("dialogue", 2))
 ADULTS = ("MOM", "DAD")
+# Part of the data cache's key: whatever is changed in the language, the version changes with it.
+_LANGUAGE = repr((RULES, CLASSES, NEXT_UNIT, GO_ON, KINDS, ADULTS, HELD_OUT_DOCUMENTS))
+SYNTHETIC_VERSION = hashlib.sha256(_LANGUAGE.encode()).hexdigest()[:16]
 _NAMES = {name.lower(): name for name in (*lexicon.FEMALE, *lexicon.MALE)}
 _TOKEN = re.compile(r"[A-Z]+:|[^\s.,?!]+|[.,?!]|\n")
 _UNIT = re.compile(r"[^.?!]*[.?!]")

@@ -12,7 +12,7 @@ from babyllama import lexicon, synthetic
 from babyllama.synthetic_pairs import PARADIGMS
 from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
 
-GOLDEN = "71d474118f2217b1c8b66efd570b0211e5656d4188d5f01e0ea7410405b855b1"
+GOLDEN = "a84caa998c5d43e0aab1bbca7217a2ce7e87f6bc05c2c90e135aaacac18d3091"
 
 
 @pytest.fixture(scope="module")

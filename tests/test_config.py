@@ -1,0 +1,205 @@
+"""Every way a configuration can be wrong, with the exact line; and that right ones load as meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from babyllama.cli import add_config_flags, config_from_args
+from babyllama.config import (
+    config_notices,
+    corpus_stem,
+    json_schema,
+    load_config,
+    preset_paths,
+    run_dir,
+    save_config,
+)
+from babyllama.errors import ConfigError
+from babyllama.jsonio import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD = "model:\n  type: Llama\n"
+
+
+def _load(tmp_path: Path, text: str, *overrides: str):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    return load_config(file, overrides)
+
+
+BAD = [
+    ("model:\n  type: Llama\n  hiden_size: 8\n", "model.hiden_size: unknown key; did you mean model.hidden_size?"),
+    (GOOD + "training:\n  hidden_size: 8\n", "training.hidden_size: unknown key; did you mean model.hidden_size?"),
+    (GOOD + "trainin:\n  lr: 1\n", "trainin: unknown section; did you mean training?"),
+    (GOOD + "training:\n  lr: fast\n", "training.lr: 'fast': input should be a valid number"),
+    (GOOD + "training:\n  lr: -1\n", "training.lr: -1: input should be greater than 0"),
+    (GOOD + "training:\n  batch_size: 2.5\n", "training.batch_size: 2.5: input should be a valid integer"),
+    (GOOD + "training:\n  optimizer: sgd\n", "training.optimizer: 'sgd': input should be 'adamw' or 'muon'"),
+    (GOOD + "training:\n  lr: 1\n  lr: 2\n", "duplicate key 'lr': keep one of the two"),
+    ("model: !!python/object:os.system\n  type: Llama\n", "is not allowed: write plain values"),
+    ("model:\n  hidden_size: 64\n", "model.type: missing; set it to one of Llama, GPT2, GPTJ"),
+    ("model:\n  type: Lama\n", "model.type: 'Lama': did you mean Llama?"),
+    (GOOD + "  hidden_size: 100\n  n_head: 7\n", "model.n_head: 7 does not divide hidden_size 100"),
+    (GOOD + "  hidden_size: 6\n  n_head: 2\n", "model.n_head: 2 gives heads of odd size 3"),
+    (GOOD + "  hidden_size: 64\n  n_head: 8\n  n_kv_head: 3\n", "model.n_kv_head: 3 does not divide n_head 8"),
+    (
+        GOOD + "training:\n  batch_size: 32\n  gradient_accumulation_steps: 5\n",
+        "5 does not divide batch_size 32; these do: [1, 2, 4, 8, 16, 32]",
+    ),
+    (GOOD + "training:\n  fp16: true\n  bf16: true\n", "training.fp16, training.bf16: both true; choose one"),
+    (GOOD + "  max_position_embeddings: 64\n", "model.max_position_embeddings: 64 < data.seq_length 128"),
+    ("- a\n- b\n", "expected sections (data, model, training, logging), found list"),
+    ("model: [\n", "line 2, column 1"),
+    (GOOD + "data:\n  encoding_errors: ignore\n", "data.encoding_errors: 'ignore': input should be 'strict' or"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_a_fault_gives_its_line_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text)
+    assert message in str(caught.value)
+    assert "c.yaml" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    text = "model:\n  type: Llama\n  hiden_size: 8\ntraining:\n  lr: fast\n  optimizer: sgd\nextra: 1\n"
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text)
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr=1", "write --set section.key=value"),
+        ("training.lr", "write --set section.key=value"),
+        ("training.lrr=1", "did you mean training.lr?"),
+        ("training.lr=fast", "--set training.lr: 'fast'"),
+    ],
+)
+def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="set") as caught:
+        _load(tmp_path, GOOD, override)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest_preset() -> None:
+    with pytest.raises(ConfigError, match="did you mean config/llama-10M.yaml"):
+        load_config("config/lama-10M.yaml")
+
+
+def test_text_that_yaml_leaves_is_read_as_meant(tmp_path: Path) -> None:
+    text = "model:\n  type: gpt-2\n  intermediate_size: None\ntraining:\n  lr: 3e-4\n  fp16: True\n  max_steps: 1e3\n"
+    config = _load(tmp_path, text)
+    assert (config.model.type, config.model.intermediate_size) == ("GPT2", None)
+    assert (config.training.lr, config.training.fp16, config.training.max_steps) == (3e-4, True, 1000)
+
+
+def test_older_layouts_load_unchanged(tmp_path: Path) -> None:
+    text = "student:\n  type: Llama\noptimization:\n  weight_decay: 0.2\n  adam_beta2: 0.99\n"
+    config = _load(tmp_path, text)
+    assert (config.model.type, config.training.weight_decay, config.training.adam_beta2) == ("Llama", 0.2, 0.99)
+
+
+def test_a_saved_config_loads_back_to_the_same(tmp_path: Path) -> None:
+    config = _load(tmp_path, GOOD, "training.lr=2e-3", "data.train_path=texts", "model.name=X")
+    save_config(config, tmp_path / "saved.yaml")
+    again = load_config(tmp_path / "saved.yaml")
+    assert Path(again.data.train_path).is_absolute()
+    assert again.training == config.training
+    assert again.model == config.model
+
+
+@pytest.mark.parametrize("name", sorted(preset_paths()))
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.hidden_size=256",
+        "model.hidden_size=250",
+        "model.type=GPT2",
+        "model.type=GPTJ",
+        "model.n_layer=1",
+        "training.batch_size=24",
+        "training.batch_size=7",
+        "training.max_steps=3",
+        "data.seq_length=1024",
+        "training.optimizer=adamw",
+        "model.tie_word_embeddings=None",
+    ],
+)
+def test_every_single_override_works_on_every_preset(name: str, override: str) -> None:
+    config = load_config(preset_paths()[name], [override])
+    assert config.training.batch_size % config.training.gradient_accumulation_steps == 0
+
+
+def test_what_was_adapted_is_said() -> None:
+    config = load_config(preset_paths()["llama-10M"], ["model.hidden_size=256"])
+    assert config_notices(config) == ["model.n_head: 6 heads do not fit hidden_size 256: chosen anew"]
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("../corpora/babylm_like/", "babylm_like"),
+        ("a/my text.train", "my_text"),
+        ("texts/*.txt", "texts"),
+        ("hf:org/Name:en", "Name-en"),
+        ("x/story.train.gz", "story"),
+    ],
+)
+def test_a_corpus_has_a_short_name(path: str, stem: str) -> None:
+    assert corpus_stem(path) == stem
+
+
+def _parse(*argv: str):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add_config_flags(parser)
+    return config_from_args(parser.parse_args(list(argv)))
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([], "Llama-10M"),
+        (["--train-path", "corpora/tiny"], "Llama-10M-tiny"),
+        (["--train-path", "corpora/tiny", "--model_name", "Mine"], "Mine"),
+        (["--set", "model.name=Mine", "--train-path", "t"], "Mine"),
+    ],
+)
+def test_a_run_is_named_after_preset_and_corpus(argv: list[str], name: str) -> None:
+    config = _parse("--config", str(ROOT / "config/llama-10M.yaml"), *argv)
+    assert config.model.name == name
+    assert run_dir(config).name == name
+
+
+def test_a_users_own_name_stands(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\n  type: Llama\n  name: Own\n")
+    assert _parse("--config", str(file), "--train-path", "t").model.name == "Own"
+
+
+def test_flags_reach_their_keys_in_both_spellings() -> None:
+    config = _parse(
+        *("--config", str(ROOT / "config/llama-10M.yaml"), "--lr", "1e-3", "--batch_size", "16", "--num-epochs", "2"),
+        *("--bf16", "false", "--fp16", "--torch_compile", "auto", "--wandb", "--wandb-project", "p", "--seed", "7"),
+    )
+    training = config.training
+    assert (training.lr, training.batch_size, training.num_epochs, training.seed) == (1e-3, 16, 2, 7)
+    assert (training.bf16, training.fp16, training.torch_compile) == (False, True, "auto")
+    assert (config.logging.wandb, config.logging.project) == (True, "p")
+
+
+def test_the_schema_in_the_repository_is_fresh() -> None:
+    assert read_json(ROOT / "config/schema.json") == json_schema(), "run: python main.py schema > config/schema.json"
+
+
+def test_every_key_is_documented() -> None:
+    for section in json_schema()["$defs"].values():
+        for key, facts in section["properties"].items():
+            assert facts.get("description"), key

@@ -1,0 +1,56 @@
+"""Presets: the size in the name is the size that is built."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from babyllama.architectures import build_model_config, count_parameters, default_heads, ignored_dropouts
+from babyllama.config import load_config, preset_paths
+from babyllama.errors import ConfigError
+from babyllama.presets import presets, presets_table
+from babyllama.schema import Config
+
+SIZED = sorted(name for name in preset_paths() if re.search(r"\d+M", name))
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_preset_builds_to_its_size(name: str) -> None:
+    wanted = int(re.search(r"(\d+)M", name)[1]) * 1_000_000
+    config = load_config(preset_paths()[name])
+    assert count_parameters(config, 16_000) == pytest.approx(wanted, rel=0.05)
+    assert build_model_config(config, 16_000).max_position_embeddings >= 512
+
+
+def test_the_table_lists_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {preset.name for preset in presets()} == set(preset_paths())
+    presets_table()
+    assert "llama-10M" in capsys.readouterr().out
+
+
+def test_untuned_presets_say_so() -> None:
+    for name, path in preset_paths().items():
+        if name not in {"llama-10M", "llama-360M", "gpt-705M"}:
+            assert "untuned" in path.read_text().lower(), name
+
+
+def test_heads_are_even_and_near_64() -> None:
+    assert [default_heads(width) for width in (64, 128, 768, 32, 2)] == [1, 2, 12, 1, 1]
+
+
+def test_intermediate_size_is_honoured_by_gpt() -> None:
+    sizes = {"hidden_size": 32, "n_head": 2, "intermediate_size": 48}
+    assert build_model_config(Config(model={"type": "GPT2", **sizes}), 300).n_inner == 48
+    assert build_model_config(Config(model={"type": "GPTJ", **sizes}), 300).n_inner == 48
+
+
+def test_llama_names_the_dropouts_it_ignores() -> None:
+    model = {"type": "Llama", "resid_pdrop": 0.1, "attn_pdrop": 0.1}
+    assert ignored_dropouts(Config(model=model)) == ["model.resid_pdrop"]
+    assert ignored_dropouts(Config(model={**model, "type": "GPT2"})) == []
+
+
+def test_an_unknown_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Use one of Llama, GPT2, GPTJ"):
+        build_model_config(Config(model={"type": "Mamba"}), 300)
