@@ -126,7 +126,7 @@ def _prepare(argv: Sequence[str]) -> int:
 def _synthetic(argv: Sequence[str]) -> int:
     """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
     parser = argparse.ArgumentParser(prog="main.py synthetic", description=_synthetic.__doc__)
-    parser.add_argument("--words", type=int, default=700_000, help="words of training text (default: %(default)s)")
+    parser.add_argument("--words", type=int, default=850_000, help="words of training text (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 METRICS = "training_metrics.json"
 CONFIG = "training_config.yaml"
 LOG = "log_history.jsonl"
-CURVE_CHUNKS = 512  # held-out chunks of the curve unless data.eval_samples says otherwise
+CURVE_CHUNKS = 256  # held-out chunks of the curve unless data.eval_samples says otherwise
 
 
 @dataclass

@@ -20,7 +20,7 @@ from babyllama import __version__
 from babyllama.console import say, warn
 from babyllama.errors import CheckpointError, ConfigError
 from babyllama.fingerprint import LENGTH, differences
-from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
+from babyllama.jsonio import finite, fsync_file, fsync_folder, read_json, to_json, write_json
 
 MANIFEST = "checkpoint_manifest.json"
 RUN_FINGERPRINT = "run_fingerprint.json"
@@ -69,6 +69,10 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json(manifest, indent=None).encode()).hexdigest()
+
+
 def commit(folder: Path, extra: dict[str, Any]) -> None:
     """Declare a written checkpoint whole: flush its files, write the manifest last.
 
@@ -81,7 +85,8 @@ def commit(folder: Path, extra: dict[str, Any]) -> None:
         fsync_file(path)
     fsync_folder(folder)
     listed = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": _hash(p)} for p in files}
-    write_json(folder / MANIFEST, {"babyllama": __version__, "step": step_of(folder), "files": listed, "extra": extra})
+    manifest = finite({"babyllama": __version__, "step": step_of(folder), "files": listed, "extra": extra})
+    write_json(folder / MANIFEST, {**manifest, "sha256_of_the_rest": _digest(manifest)})
     fsync_folder(folder.parent)
 
 
@@ -91,6 +96,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST} (the process ended while it was written)")
     try:
         manifest = read_json(path)
+        if manifest.pop("sha256_of_the_rest") != _digest(manifest):
+            raise ValueError("its content is not what was written")
         return {"files": dict(manifest["files"]), "extra": dict(manifest["extra"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error

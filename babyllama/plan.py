@@ -13,7 +13,7 @@ from babyllama.optim import schedule_arguments, warmup_length
 from babyllama.runtime import Runtime
 from babyllama.schema import Config
 
-MIN_EVAL_STEPS, MIN_SAVE_STEPS = 10, 25  # a short run should train, not evaluate and save
+MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
 
 
 @dataclass

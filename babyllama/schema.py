@@ -55,7 +55,7 @@ class DataConfig(Section):
     seq_length: int = Field(128, ge=8, le=65_536)
     """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
     eval_samples: Optional(Annotated[int, Field(ge=1)]) = None
-    """Held-out chunks used for the curve during training; unset: at most 512. The final score always uses all."""
+    """Held-out chunks used for the curve during training; unset: at most 256. The final score always uses all."""
     clean: bool = True
     """Clean the text by its domain's rules (see cleaners.py)."""
     speaker_labels: Literal["keep", "remove"] = "keep"
@@ -70,7 +70,7 @@ class DataConfig(Section):
     """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
     encoding_errors: Literal["strict", "replace"] = "strict"
     """Bytes that are not UTF-8, and NUL bytes: stop with file, line and offset, or replace them by U+FFFD."""
-    synthetic_words: int = Field(700_000, ge=1_000, le=200_000_000)
+    synthetic_words: int = Field(850_000, ge=1_000, le=200_000_000)
     """Words of the embedded corpus to generate for training."""
     synthetic_seed: int = Field(0, ge=0)
     """Seed of the embedded corpus."""

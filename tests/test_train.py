@@ -1,0 +1,243 @@
+"""Real trainings of tiny models on a small text: the run folder, determinism, resume, faults of the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train as train_module
+from babyllama import plugins
+from babyllama.config import load_config
+from babyllama.errors import CheckpointError, ConfigError, NumericError
+from babyllama.jsonio import read_json
+from babyllama.plan import plan_run
+from babyllama.schema import Config
+from babyllama.trainer import final_train_loss
+from train import create_model, train
+
+pytestmark = pytest.mark.integration
+
+NAMES = ("The dog", "The cat", "A girl", "My brother", "The old man", "Anna")
+VERBS = ("ran to", "looked at", "walked around", "sat beside", "jumped over")
+PLACES = ("the river", "a tall tree", "the house", "the market", "our garden", "the red door")
+
+
+def corpus(folder: Path, sentences: int = 1500) -> Path:
+    """A small folder of text with a train and a dev file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{NAMES[i % 6]} {VERBS[(i * 7) % 5]} {PLACES[(i * 11) % 6]} and {VERBS[(i * 3) % 5]} {PLACES[(i // 2) % 6]}."
+        for i in range(sentences)
+    ]
+    (folder / "small.train").write_text("\n".join(lines) + "\n")
+    (folder / "small.dev").write_text("\n".join(lines[3::50]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus(tmp_path_factory.mktemp("text") / "small")
+
+
+def config_for(text: Path, out: Path, kind: str = "Llama", name: str = "run", **training: Any) -> Config:
+    """A tiny model's configuration; 12 steps unless said otherwise."""
+    recipe = {"lr": 3e-3, "batch_size": 8, "max_steps": 12, "save_steps": 4, "logging_steps": 2, "eval_steps": 6}
+    return Config(
+        model={"type": kind, "name": name, "hidden_size": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.1},
+        data={"train_path": str(text), "vocab_size": 400, "seq_length": 32},
+        training={**recipe, "device": "cpu", "torch_compile": False, "bf16": False, **training},
+        logging={"output_dir": str(out)},
+    )
+
+
+def weights(run: Path) -> str:
+    """SHA-256 of a run's weights."""
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config_for(text, tmp_path_factory.mktemp("models"))).run_dir
+
+
+def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
+    for name in (
+        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "training_config.yaml"),
+        *("training_metrics.json", "log_history.jsonl", "README.md", "checkpoint-12", "checkpoint-8"),
+    ):
+        assert (finished / name).exists(), name
+    assert not list(finished.rglob("*.bin")), "no pickle is left"
+    metrics = read_json(finished / "training_metrics.json")
+    assert metrics["global_step"] == 12
+    assert metrics["finished"] is True
+    assert 0 < metrics["eval_bits_per_byte"] < 8
+    assert metrics["eval_documents"] > 0
+    assert metrics["runtime"]["precision"] == "fp32"
+    assert metrics["train_tokens"] > 0
+    assert "trained from scratch with BabyLlama" in (finished / "README.md").read_text()
+
+
+def test_the_loss_goes_down_and_the_log_says_when(finished: Path) -> None:
+    log = [json.loads(line) for line in (finished / "log_history.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.5
+    assert [entry["step"] for entry in log if "valid_loss" in entry] == [6, 12]
+    assert all({"tokens", "words", "seconds", "epoch"} <= set(entry) for entry in log)
+    assert log[-1]["tokens"] == read_json(finished / "training_metrics.json")["train_tokens"]
+
+
+def test_it_loads_in_a_process_without_our_code(finished: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); t = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "assert not any(n.startswith('babyllama') for n in sys.modules)\n"
+        "x = t('The dog ran to the river', return_tensors='pt')\n"
+        "print(x['input_ids'].tolist(), round(float(m(**x).logits.sum()), 3))"
+    )
+    command = [sys.executable, "-c", code, str(finished)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+
+    ids = load_tokenizer_of(finished)("The dog ran to the river", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        total = round(float(load_model(finished)(ids).logits.sum()), 3)
+    assert told.strip() == f"{ids.tolist()} {total}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "training"),
+    [
+        ("Llama", {"optimizer": "muon", "lr_scheduler": "wsd", "gradient_accumulation_steps": 2}),
+        ("GPT2", {}),
+        ("GPTJ", {"bf16": True}),
+    ],
+)
+def test_same_seed_same_bits_and_a_resume_equals_the_uninterrupted_run(
+    kind: str, training: dict[str, Any], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(config_for(text, tmp_path, kind, "whole", **training)).run_dir
+    resumed = config_for(text, tmp_path, kind, "resumed", **training)
+    resumed_dir = train(resumed).run_dir
+    assert weights(whole) == weights(resumed_dir)
+    for name in ("model.safetensors", "training_metrics.json"):
+        (resumed_dir / name).unlink()
+    import shutil
+
+    shutil.rmtree(resumed_dir / "checkpoint-12")
+    again = train(resumed, resume=True)
+    assert "resuming from checkpoint-8" in capsys.readouterr().out
+    assert weights(again.run_dir) == weights(whole)
+    assert again.metrics["global_step"] == 12
+    logs = [(run / "log_history.jsonl").read_text().splitlines() for run in (whole, again.run_dir)]
+    curves = [[(e["step"], e.get("loss"), e.get("valid_loss")) for e in map(json.loads, lines)] for lines in logs]
+    assert curves[0] == curves[1]
+
+
+def test_another_seed_gives_other_bits(text: Path, finished: Path, tmp_path: Path) -> None:
+    assert weights(train(config_for(text, tmp_path, seed=7, max_steps=2)).run_dir) != weights(finished)
+
+
+def test_the_same_command_again_says_so_and_writes_nothing(text: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    result = train(config_for(text, finished.parent))
+    assert result.already_finished
+    assert result.metrics["global_step"] == 12
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(text: Path, finished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.lr"):
+        train(config_for(text, finished.parent, lr=1e-4))
+
+
+def test_resuming_with_another_recipe_names_what_differs(text: Path, finished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.weight_decay: 0\.1 -> 0\.3"):
+        train(config_for(text, finished.parent, weight_decay=0.3), resume=True)
+
+
+def test_a_damaged_checkpoint_named_by_path_is_exit_3(text: Path, tmp_path: Path) -> None:
+    config = config_for(text, tmp_path, max_steps=8)
+    run = train(config).run_dir
+    (run / "training_metrics.json").unlink()
+    (run / "checkpoint-8" / "optimizer.pt").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt"):
+        train(config, resume=str(run / "checkpoint-8"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(text: Path, tmp_path: Path) -> None:
+    config = config_for(text, tmp_path, lr=9.0, max_grad_norm=0, weight_decay=0.0, warmup_steps=0, max_steps=200)
+    config.training.adam_epsilon = 1e-30
+    config.plugins = [str(_exploding_plugin(tmp_path))]
+    config.model.type = "Exploding"
+    with pytest.raises(NumericError, match="no checkpoint had been written"):
+        train(config)
+    plugins.ARCHITECTURES.pop("Exploding")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def _exploding_plugin(folder: Path) -> Path:
+    """An architecture of the user's own whose weights are so large that the loss overflows."""
+    file = folder / "exploding.py"
+    file.write_text(
+        "import torch\nfrom babyllama.architectures import build_model\n"
+        "from babyllama.plugins import register_architecture\n"
+        "def build(config, tokenizer):\n"
+        "    model = build_model(config.model_copy(update={'model': config.model.model_copy(update={'type': 'GPT2'})}), tokenizer)\n"
+        "    with torch.no_grad():\n        model.get_output_embeddings().weight.mul_(1e38)\n"
+        "    return model\nregister_architecture('Exploding', build)\n"
+    )
+    return file
+
+
+def test_keep_best_saves_the_weights_of_the_best_point(text: Path, tmp_path: Path) -> None:
+    config = config_for(text, tmp_path, keep="best", max_steps=16, eval_steps=4, lr=0.3, warmup_steps=0.5)
+    result = train(config)
+    best = result.metrics["best_step"]
+    kept = result.run_dir / f"checkpoint-{best}"
+    assert kept.is_dir()
+    from safetensors.torch import load_file
+
+    saved, chosen = load_file(result.run_dir / "model.safetensors"), load_file(kept / "model.safetensors")
+    assert all(torch.equal(saved[name], chosen[name]) for name in chosen)
+
+
+def test_init_from_goes_on_with_a_checkpoints_weights_and_tokenizer(text: Path, finished: Path, tmp_path: Path) -> None:
+    config = config_for(text, tmp_path, max_steps=1, lr=1e-9, warmup_steps=0)
+    config.model.init_from = str(finished)
+    result = train(config)
+    old = read_json(finished / "training_metrics.json")["eval_loss"]
+    assert result.metrics["eval_loss"] == pytest.approx(old, abs=0.01)
+
+
+def test_the_seed_makes_the_model(tiny_tokenizer: Any) -> None:
+    config = Config(model={"type": "Llama", "hidden_size": 32, "n_layer": 1}, training={"seed": 3})
+    one, two = (create_model(config, tiny_tokenizer).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_epochs_become_steps() -> None:
+    config = Config(model={"type": "Llama"}, training={"batch_size": 8, "num_epochs": 2.5})
+    plan = plan_run(config, chunks=80)
+    assert (plan.total_steps, plan.steps_per_epoch, plan.micro_batch) == (25, 10, 8)
+    assert plan.save_steps % plan.logging_steps == 0
+    with pytest.raises(ConfigError, match="it divides by"):
+        plan_run(config, chunks=80, world_size=3)
+
+
+def test_the_final_training_loss_weighs_entries_by_their_steps() -> None:
+    assert final_train_loss([]) is None
+    assert final_train_loss([{"step": 2, "loss": 3.0}, {"step": 2, "valid_loss": 9}, {"step": 4, "loss": 1.0}]) == 2.0
+
+
+def test_the_resolved_config_is_saved_with_the_run(text: Path, finished: Path) -> None:
+    saved = load_config(finished / "training_config.yaml")
+    assert saved.training.lr == 3e-3
+    assert saved.data.train_path == str(text)
+    assert train_module.CONFIG == "training_config.yaml"
