@@ -76,6 +76,7 @@ def train(
         DiskError: The disk is full or read-only.
         Interrupted: A signal ended the training after its checkpoint.
     """
+    from babyllama.checkpoint_loading import quiet_libraries
     from babyllama.checkpoints import guard_run
     from babyllama.locking import run_lock
     from babyllama.plugins import load_plugins
@@ -94,14 +95,6 @@ def train(
         run_training(trainer, checkpoint, signals)
         metrics = finish(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
-
-
-def quiet_libraries() -> None:
-    """No bar at every save, no advertisement: what is printed is ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def prepare_data(config: Config) -> PreparedData:

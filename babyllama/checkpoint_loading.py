@@ -32,6 +32,17 @@ def _require(folder: Path) -> None:
         raise CheckpointError(f"{folder}: {why}: model.safetensors is needed")
 
 
+def quiet_libraries() -> None:
+    """No bar at every load and save, no advice meant for others: what is printed is ours."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*past_key_values.*", category=FutureWarning)
+
+
 def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
     """Load a causal language model in float32, in evaluation mode.
 
@@ -47,6 +58,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
 
     folder = Path(folder).expanduser()
     _require(folder)
+    quiet_libraries()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -64,7 +76,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
 
 
 def _check_report(folder: Path, model: Any, report: dict[str, Any]) -> None:
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    shared = model.config.tie_word_embeddings
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if shared else set()
     missing = [k for k in report.get("missing_keys", ()) if k not in tied and not k.endswith(NEVER_SAVED)]
     mismatched = list(report.get("mismatched_keys", ()))
     if missing or mismatched:

@@ -336,7 +336,7 @@ def _cross_checks(config: Config, source: str) -> list[str]:
             )
         elif m.type in {"Llama", "GPTJ"} and (m.hidden_size // m.n_head) % 2:
             problems.append(
-                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary positions need even"
+                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary ones are even"
             )
         elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
             problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")

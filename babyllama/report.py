@@ -79,7 +79,7 @@ def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str,
     )
     environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes}
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         name=name,
         results=results,
         metrics=metrics,
@@ -87,13 +87,12 @@ def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str,
         overfit=overfitting_note(metrics),
         figures={key: Markup(svg) for key, svg in figures(results, metrics, log).items()},
         pairs=results.get("minimal_pairs", {}),
-        samples=[
-            {k: printable(str(v)) for k, v in s.items()} for s in results.get("generation", {}).get("samples", [])
-        ],
+        samples=results.get("generation", {}).get("samples", []),
         extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
         config=config,
         versions=results.get("versions") or metrics.get("versions") or {},
     )
+    return printable(page)  # names of files and paradigms may hold control codes, too
 
 
 KNOWN = {"domains", "minimal_pairs", "generation", "token_statistics", "completion", "speed", "versions"}

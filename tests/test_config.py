@@ -88,7 +88,7 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) ->
 
 
 def test_a_missing_file_names_the_nearest_preset() -> None:
-    with pytest.raises(ConfigError, match="did you mean config/llama-10M.yaml"):
+    with pytest.raises(ConfigError, match=r"did you mean config/llama-10M\.yaml"):
         load_config("config/lama-10M.yaml")
 
 

@@ -57,7 +57,8 @@ def test_all_tasks_give_results_files_and_a_page(tiny_run: Path, text: Path, pai
     written = read_json(target)
     assert written["schema_version"] == 1
     assert written["bits_per_byte_ci"][0] <= written["bits_per_byte"] <= written["bits_per_byte_ci"][1]
-    items = [json.loads(line) for line in gzip.open(tmp_path / "out/evaluation_items.jsonl.gz", "rt")]
+    sidecar = gzip.decompress((tmp_path / "out/evaluation_items.jsonl.gz").read_bytes()).decode()
+    items = [json.loads(line) for line in sidecar.splitlines()]
     assert {item["task"] for item in items} == {"perplexity", "minimal_pairs", "completion"}
     for name in ("report.html", "evaluation_plots.png", "generation_samples.txt"):
         assert (tmp_path / "out" / name).stat().st_size > 0

@@ -91,9 +91,9 @@ def test_a_parquet_without_the_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: None, "no such file or folder; did you mean"),
+        (lambda p: None, r"no such file or folder; did you mean"),
         (lambda p: p.mkdir(), "it is empty"),
-        (lambda p: (p.mkdir(), (p / "a.pdf").write_text("x")), r"it holds 1 files \(.pdf\)"),
+        (lambda p: (p.mkdir(), (p / "a.pdf").write_text("x")), r"it holds 1 files \(\.pdf\)"),
         (lambda p: p.symlink_to("nowhere"), "a link that leads nowhere"),
     ],
 )
@@ -107,14 +107,14 @@ def test_nothing_to_read(tmp_path: Path, make, message: str) -> None:
 @pytest.mark.parametrize("content", ["", "   \n\n", "\n"])
 def test_an_empty_corpus_stops_with_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.train").write_text(content)
-    with pytest.raises(DataError, match="no text|nothing to learn|nothing can be held out"):
+    with pytest.raises(DataError, match=r"no text|nothing to learn|nothing can be held out"):
         DataProcessor(DataConfig(train_path=str(tmp_path), cache_dir=str(tmp_path / "c"))).prepare()
 
 
 def test_a_link_loop_does_not_hang(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert [p.name for p in find_files(str(tmp_path), "train")][0] == "a.txt"
+    assert find_files(str(tmp_path), "train")[0].name == "a.txt"
 
 
 def test_the_hub_path_reads_a_local_data_set_and_is_bounded(tmp_path: Path) -> None:

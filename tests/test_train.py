@@ -189,7 +189,7 @@ def _exploding_plugin(folder: Path) -> Path:
         "import torch\nfrom babyllama.architectures import build_model\n"
         "from babyllama.plugins import register_architecture\n"
         "def build(config, tokenizer):\n"
-        "    model = build_model(config.model_copy(update={'model': config.model.model_copy(update={'type': 'GPT2'})}), tokenizer)\n"
+        "    config.model.type = 'GPT2'\n    model = build_model(config, tokenizer)\n"
         "    with torch.no_grad():\n        model.get_output_embeddings().weight.mul_(1e38)\n"
         "    return model\nregister_architecture('Exploding', build)\n"
     )
