@@ -1,6 +1,7 @@
 """From text to chunks of tokens: read, clean, split into documents, train a tokenizer, tokenize, chunk, cache.
 
     from babyllama.schema import DataConfig
+from babyllama.splits import at_most_words, hold_out
     from data_utils import DataProcessor
 
     data = DataProcessor(DataConfig(train_path="my_texts/")).prepare_dataset()
@@ -14,7 +15,6 @@ content, the cleaners' version and the tokenizer, so it is never stale, and a se
 from __future__ import annotations
 
 import hashlib
-import random
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +35,7 @@ from babyllama.errors import ConfigError, DataError
 from babyllama.jsonio import write_text_atomic
 from babyllama.runtime import cache_home
 from babyllama.schema import DataConfig
+from babyllama.splits import at_most_words, hold_out
 from babyllama.token_store import TokenSplit, content_key, open_split, publish, read_sealed, seal, write_split
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
 
 LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
-HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
 WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
 
 
@@ -169,8 +169,8 @@ class DataProcessor:
         """Training documents in their files' order, bounded by data.max_words."""
         documents: Iterable[Document] = self._documents(self.data.train_path, "train")
         if self._own_eval_path() is None:
-            documents = (document for document, held in _hold_out(documents, self.data.holdout) if not held)
-        yield from _at_most_words(documents, self.data.max_words)
+            documents = (document for document, held in hold_out(documents, self.data.holdout) if not held)
+        yield from at_most_words(documents, self.data.max_words)
 
     def held_out_documents(self) -> list[Document]:
         """Held-out documents, the same in the same order as `prepare().valid`; never trained on."""
@@ -178,7 +178,7 @@ class DataProcessor:
         if path is not None:
             return self.load_text_files(path, "eval")
         documents = self._documents(self.data.train_path, "train")
-        return [document for document, held in _hold_out(documents, self.data.holdout) if held]
+        return [document for document, held in hold_out(documents, self.data.holdout) if held]
 
     # Tokenizing
 
@@ -370,55 +370,6 @@ def _content(path: str, split: str, data: DataConfig) -> list[Any]:
 def _file_hash(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
-    """Mark about `share` of the documents as held out: one of each run of 1/share, at a seeded place in the run.
-
-    Streams (no list of documents is held), spreads over all files, and always holds out at least one. A text of one
-    document is parted at a line near its end.
-    """
-    period = max(2, round(1 / share))
-    generator = random.Random(HOLDOUT_SEED)
-    pending: list[Document] = []
-    runs = 0
-    for document in documents:
-        pending.append(document)
-        if len(pending) == period:
-            yield from _mark(pending, generator.randrange(period))
-            pending, runs = [], runs + 1
-    if runs or len(pending) > 1:
-        place = generator.randrange(period) if runs else generator.randrange(len(pending))
-        yield from _mark(pending, place)
-    elif pending:
-        yield from _parted(pending[0], share)
-
-
-def _mark(documents: list[Document], place: int) -> Iterator[tuple[Document, bool]]:
-    return ((document, number == place) for number, document in enumerate(documents))
-
-
-def _parted(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
-    cut = document.text.rfind("\n", 0, int(len(document.text) * (1 - share)))
-    cut = cut if cut > 0 else document.text.rfind(" ", 0, int(len(document.text) * (1 - share)))
-    if cut <= 0:
-        raise DataError(f"{document.source}: one document of one word: nothing can be held out. Give data.eval_path.")
-    yield Document(document.text[:cut], document.domain, document.source), False
-    yield Document(document.text[cut + 1 :], document.domain, document.source), True
-
-
-def _at_most_words(documents: Iterable[Document], max_words: int | None) -> Iterator[Document]:
-    """Whole documents until the bound is reached.
-
-    With several files the bound is spread by taking every k-th document would need their number; a first try wants
-    speed, so documents are taken in order.
-    """
-    words = 0
-    for document in documents:
-        yield document
-        words += len(document.text.split())
-        if max_words is not None and words >= max_words:
-            return
 
 
 class _Building:

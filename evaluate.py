@@ -372,38 +372,6 @@ class ModelEvaluator:
         return write_evaluation_plots(results, Path(output))
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """The figures as tables in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if "bits_per_byte" in results:
-        table = Table("domain", "bits per byte", "95% interval", "perplexity", "documents", title="held-out text")
-        for name, figures in [*sorted(results["domains"].items()), ("total", results)]:
-            low, high = figures["bits_per_byte_ci"]
-            cells = (f"{figures['bits_per_byte']:.4f}", f"{low:.4f} - {high:.4f}", f"{figures['perplexity']:,.2f}")
-            table.add_row(Text(name), *cells, f"{figures['num_documents']:,}")
-        console.print(table)
-    for name, figures in results.get("minimal_pairs", {}).items():
-        low, high = figures["accuracy_ci"]
-        say(
-            f"minimal pairs, {name}: {100 * figures['accuracy']:.2f}% ({100 * low:.2f} - {100 * high:.2f}), mean over "
-            f"{len(figures['paradigms'])} paradigms, {figures['num_pairs']:,} pairs, {figures['ties']} ties"
-        )
-    for task, keys in (
-        ("generation", ("distinct_1", "distinct_2", "distinct_3", "repetition", "mean_words")),
-        ("token_statistics", ("mean_entropy", "top1_accuracy", "expected_calibration_error")),
-        ("completion", ("accuracy", "num_items")),
-        ("speed", ("batch_1_tokens_per_second", "batch_16_tokens_per_second")),
-    ):
-        figures = results.get(task, {})
-        shown = [f"{key} {figures[key]:,.4g}" for key in keys if figures.get(key) is not None]
-        if shown:
-            say(f"{task}: {', '.join(shown)}")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line's flags."""
     parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
@@ -472,6 +440,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluator.batch_tokens = _batch_tokens(args.batch_size, evaluator.window) or evaluator.batch_tokens
     say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
     results = evaluator.run(args.tasks.split(",") if args.tasks else None)
+    from babyllama.results_table import print_results
+
     print_results(results)
     written = evaluator.save(results, args.output)
     say(f"written: {written}, page: {written.parent / 'report.html'}")

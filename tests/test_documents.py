@@ -101,3 +101,18 @@ def test_a_subclass_changes_one_domain() -> None:
 
 def test_domain_is_the_files_stem() -> None:
     assert [domain_of(p) for p in ("a/QED.dev", "x.train.gz", "b.c.txt")] == ["qed", "x", "b"]
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 0.05), (2, 0.05), (7, 0.05), (20, 0.05), (41, 0.05), (100, 0.25)])
+def test_the_holdout_takes_about_its_share_and_parts_nothing_twice(count: int, share: float) -> None:
+    from babyllama.documents import Document
+    from babyllama.splits import hold_out
+
+    documents = [Document("\n".join(f"line {n} of {number}" for n in range(30)), "d") for number in range(count)]
+    marked = list(hold_out(documents, share))
+    held = [document for document, is_held in marked if is_held]
+    assert 1 <= len(held) <= max(1, round(count * share) + 1)
+    assert len(held) < len(marked)
+    if count > 1:
+        assert [document for document, _ in marked] == documents
+    assert marked == list(hold_out(documents, share))

@@ -1,0 +1,180 @@
+"""The commands as a user types them: the pipeline, the sub-commands, the errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import main
+import run_tests
+from babyllama import plugins
+from babyllama.cli import run_command
+from babyllama.jsonio import read_json
+from tests.test_train import corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = """
+model: {type: Llama, name: tiny, hidden_size: 32, n_layer: 2, n_head: 2}
+data: {vocab_size: 500, seq_length: 32}
+training: {batch_size: 8, max_steps: 6, device: cpu, torch_compile: false, bf16: false}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.mark.integration
+def test_the_pipeline_on_text_of_ones_own(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = corpus(tmp_path / "words")
+    argv = ["--config", str(config), "--train-path", str(text), "--output-dir", str(tmp_path / "models")]
+    assert run_command(main.main, argv) == 0
+    run = tmp_path / "models" / "tiny"
+    told = capsys.readouterr().out
+    assert "bits per byte" in told
+    assert f"open {run / 'report.html'}" in told
+    results, metrics = read_json(run / "evaluation_results.json"), read_json(run / "training_metrics.json")
+    assert results["perplexity"] == pytest.approx(metrics["eval_perplexity"], rel=1e-6)
+    assert "<svg" in (run / "report.html").read_text()
+    assert run_command(main.main, argv) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert run_command(main.main, ["generate", str(run), "--prompt", "The dog", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("The dog")
+
+
+@pytest.mark.integration
+def test_the_embedded_corpus_is_scored_against_its_floor_and_its_pairs(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(config), "--output-dir", str(tmp_path / "m"), "--set", "data.synthetic_words=3000"]
+    assert run_command(main.main, argv) == 0
+    told = capsys.readouterr().out
+    assert "exact entropy of these documents" in told
+    assert "minimal pairs (embedded corpus)" in told
+    metrics = read_json(tmp_path / "m" / "tiny" / "training_metrics.json")
+    assert metrics["eval_bits_per_byte"] > metrics["source_bits_per_byte"] > 0.5
+
+
+@pytest.mark.integration
+def test_an_architecture_of_ones_own_trains_and_is_scored(config: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from babyllama.architectures import build_model\nfrom babyllama.plugins import register_architecture\n"
+        "def create_custom_model(config, tokenizer):\n"
+        "    own = config.model_copy(deep=True)\n    own.model.type = 'GPT2'\n"
+        "    return build_model(own, tokenizer)\n"
+        "register_architecture('Mine', create_custom_model)\n"
+    )
+    argv = ["--config", str(config), "--set", f"plugins=[{plugin}]", "--set", "model.type=Mine", "--max-steps", "2"]
+    argv += ["--train-path", str(corpus(tmp_path / "w", 300)), "--output-dir", str(tmp_path / "m")]
+    assert run_command(main.main, ["train", *argv]) == 0
+    assert read_json(tmp_path / "m" / "tiny" / "config.json")["model_type"] == "gpt2"
+    plugins.ARCHITECTURES.pop("Mine")
+
+
+@pytest.mark.integration
+def test_prepare_cleans_a_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "qed.train").write_text("[Music] Hello &amp; so\n")
+    (raw / "childes.train").write_text("xxx hi .\n")
+    (raw / "qed.dev").write_text("Bye [Applause]\n")
+    argv = ["prepare", "--babylm-10m", str(raw), "--babylm-dev", str(raw), "--output", str(tmp_path / "out")]
+    assert run_command(main.main, [*argv, "--clean-domains", "qed"]) == 0
+    assert (tmp_path / "out/qed.train").read_text() == "Hello & so\n<|endoftext|>\n"
+    assert (tmp_path / "out/childes.train").read_text() == "xxx hi .\n<|endoftext|>\n"
+    assert (tmp_path / "out/qed.dev").read_text() == "Bye\n<|endoftext|>\n"
+    assert "(not cleaned)" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_synthetic_and_tokenizer_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s"
+    assert run_command(main.main, ["synthetic", "--words", "2000", "--output", str(out)]) == 0
+    assert len((out / "pairs/synthetic.jsonl").read_text().splitlines()) == 1200
+    argv = ["tokenizer", "--train-path", str(out), "--vocab-size", "600", "--output", str(tmp_path / "tok")]
+    assert run_command(main.main, argv) == 0
+    assert (tmp_path / "tok/tokenizer.json").is_file()
+    assert "bits per byte" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--config", "nowhere.yaml"], 2, "nowhere.yaml: no such file"),
+        (["--set", "training.lrr=1"], 2, "did you mean training.lr?"),
+        (["--train-path", "/nowhere/at/all"], 2, "data.train_path: /nowhere/at/all: no such file or folder"),
+        (["--device", "tpu"], 2, "training.device: 'tpu' is not a device"),
+        (["--set", "plugins=[nowhere.py]"], 2, "no such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    argv: list[str], code: int, message: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if "--config" in argv else ["--config", str(config)]
+    small = ["--set", "data.synthetic_words=1000"]
+    assert run_command(main.main, [*given, *argv, *small, "--output-dir", str(tmp_path / "models")]) == code
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not [p for p in (tmp_path / "models").rglob("*") if p.is_file()]
+
+
+def test_an_error_of_ours_is_one_line_and_debug_shows_more(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(argv: object) -> int:
+        raise RuntimeError("first line\nsecond line")
+
+    assert run_command(broken, []) == 1
+    assert capsys.readouterr().err == "internal error: RuntimeError: first line (--debug shows the traceback)\n"
+    assert run_command(broken, ["--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_answers_at_once() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        told = subprocess.run(
+            [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - started)
+    assert "sub-commands" in told.stdout
+    assert min(times) < 2.0, times  # 0.2 s on an idle machine; other work may run beside the tests
+    code = "import sys, main; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    heavy = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert heavy.strip() == "[]"
+
+
+def test_version_presets_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--version"])
+    assert ended.value.code == 0
+    assert main.main(["schema"]) == 0
+    assert main.main(["presets"]) == 0
+    assert "llama-10M" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expression"),
+    [
+        ([], "not slow and not gpu"),
+        (["--fast"], "not integration and not slow and not gpu"),
+        (["--integration"], "integration and not slow and not gpu"),
+    ],
+)
+def test_the_test_runner_selects(flags: list[str], expression: str) -> None:
+    import argparse
+
+    chosen = {"fast": False, "integration": False, "all": False, "coverage": True, "no_lint": False}
+    chosen |= {flag.strip("-"): True for flag in flags}
+    commands = run_tests.commands(argparse.Namespace(**chosen))
+    assert [c[2] for c in commands] == ["ruff", "black", "pytest"]
+    assert expression in commands[-1]
+    assert "--cov-report=html" in commands[-1]

@@ -1,0 +1,89 @@
+"""Ratchets: imports point down, modules and functions stay readable, the README's file map is the tree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOT_MODULES = {"main": 4, "train": 3, "benchmark": 3, "evaluate": 2, "data_utils": 1}
+PACKAGE = sorted((ROOT / "babyllama").glob("*.py"))
+SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES if (ROOT / f"{name}.py").exists())]
+
+
+def _imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)
+def test_no_part_knows_the_pipeline(path: Path) -> None:
+    assert not _imports(path) & set(ROOT_MODULES)
+
+
+@pytest.mark.parametrize("name", [n for n in ROOT_MODULES if (ROOT / f"{n}.py").exists()])
+def test_root_modules_import_only_downwards(name: str) -> None:
+    for imported in _imports(ROOT / f"{name}.py") & set(ROOT_MODULES):
+        assert ROOT_MODULES[imported] < ROOT_MODULES[name] or (name, imported) == ("main", "run_tests"), imported
+
+
+def test_the_package_has_no_cycle() -> None:
+    graph = {
+        path.stem: {m.split(".")[1] for m in _imports(path, True) if m.startswith("babyllama.")} for path in PACKAGE
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for below in graph.get(name, ()):
+                visit(below, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_modules_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 460, f"{path.name}: {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (node.end_lineno - body[0].lineno + 1) if body else 0
+            assert lines <= 55, f"{path.name}: {node.name} has {lines} lines"
+
+
+def test_the_file_map_is_the_tree() -> None:
+    text = (ROOT / "README.md").read_text()
+    block = text.split("## File map")[1].split("```")[1].removeprefix("text")
+    listed = {line.split()[0].rstrip("/") for line in block.strip().splitlines()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
+    if not any(tracked):
+        pytest.skip("not a git checkout: nothing to compare the map with")
+    wanted = {name for name in tracked if name and "/" not in name and not name.startswith(".")}
+    wanted |= {name for name in tracked if name.startswith("babyllama/") and name.count("/") == 1}
+    wanted |= {name.split("/")[0] for name in tracked if "/" in name and not name.startswith((".", "babyllama/"))}
+    wanted.add("babyllama/templates")
+    assert listed == wanted
