@@ -1,0 +1,44 @@
+"""The documents say what is there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def test_every_name_of_the_api_reference_exists() -> None:
+    rows = re.findall(r"^\| `([\w.]+)(?:\(.*?\))?` \| (.*) \|$", (ROOT / "API_REFERENCE.md").read_text(), re.M)
+    assert len(rows) > 15
+    for name, text in rows:
+        module, _, attribute = name.rpartition(".")
+        found = getattr(importlib.import_module(module), attribute)
+        for method in re.findall(r"`\.(\w+)`", text):
+            assert hasattr(found, method), f"{name}.{method}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_guides_messages_are_in_the_code() -> None:
+    guide = (ROOT / "TRAINING_GUIDE.md").read_text().split("## When something goes wrong")[1]
+    code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *(ROOT / "babyllama").glob("*.py")])
+    for message in ("unknown key", "not UTF-8", "holds another run", "holds this run unfinished", "the disk is full"):
+        assert message in guide
+        assert message in code
+
+
+def test_the_presets_of_the_readme_exist() -> None:
+    table = (ROOT / "README.md").read_text().split("## Presets")[1].split("## ")[0]
+    named = set(re.findall(r"(?:llama|gpt|babylm)[\w-]*\d*M?[\w-]*", table))
+    files = {path.stem for path in (ROOT / "config").glob("*.yaml")}
+    assert files <= named
