@@ -6,8 +6,9 @@ is what the model has not learned.
 
 **A document** is a story (3 of 5) or a dialogue (2 of 5). A story is a chain of sentences: the first introduces
 someone; each further one speaks of the last subject by pronoun (`he`, `she`, `it`, `they`) or brings a new subject,
-so that pronouns must agree over sentence borders. After each sentence the story goes on with probability 9/10. A
-dialogue is a chain of exchanges, a grown-up's question and a child's answer that agrees with it.
+so that pronouns must agree over sentence borders. After each sentence the story goes on with probability 6/7. A
+dialogue is a chain of exchanges, a grown-up's question and a child's answer that agrees with it (3/4). So most
+documents fit into the 128 tokens that the quick start's model sees at once.
 
 **The sum.** -ln P(text) is the sum over all choices: kind, first subject, each sentence's derivation, and each
 decision to go on. The final decision to stop is left out: evaluation predicts every token of the text and no end
@@ -44,7 +45,7 @@ from babyllama.grammar import Grammar
 from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
 
 HELD_OUT_DOCUMENTS = 500
-GO_ON = {"story": (9, 10), "dialogue": (5, 6)}  # probability of another unit, as a fraction
+GO_ON = {"story": (6, 7), "dialogue": (3, 4)}  # probability of another unit, as a fraction
 KINDS = (("story", 3), ("dialogue", 2))
 ADULTS = ("MOM", "DAD")
 # Part of the data cache's key: whatever is changed in the language, the version changes with it.

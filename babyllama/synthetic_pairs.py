@@ -1,24 +1,25 @@
 """Minimal pairs in the language of the embedded corpus: the built-in grammar test.
 
-Each paradigm takes one rule of the grammar and breaks it in one word. The good sentence is in the language (a test
-reads it), the bad one is not, so a model that has learned the rule gives it less probability. Only for models trained
-on the embedded corpus: others have never met its words. English is tested by BLiMP.
+Each paradigm takes one rule of the grammar and breaks it in one word, in a story of two sentences. The good story is
+in the language (a test reads it), the bad one is not, so a model that has learned the rule finds it less likely. Only
+for models trained on the embedded corpus: others have never met its words. English is tested by BLiMP.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from babyllama import lexicon as lex
 from babyllama.synthetic_rules import PRONOUN, REFLEXIVE
 
-Pick = Callable[[object], str]
+Pick = Callable[[Any], Any]
 
 
-def _pick(generator: random.Random) -> Pick:
-    def pick(words: object) -> str:
-        items = list(words)  # type: ignore[call-overload]
+def _pick(generator: random.Random) -> Any:
+    def pick(words: Any) -> Any:
+        items = list(words)
         return items[int(generator.random() * len(items))]
 
     return pick
@@ -158,6 +159,12 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _opening(pick: Pick) -> str:
+    """A story's first sentence, the same for both: the corpus has no document that begins with any other."""
+    noun, name = pick(((pick(lex.FEMALE_NOUNS), pick(lex.FEMALE)), (pick(lex.MALE_NOUNS), pick(lex.MALE))))
+    return f"Once upon a time there was a {noun} named {name}."
+
+
 def make_pairs(seed: int, per_phenomenon: int) -> list[dict[str, str]]:
     """Distinct pairs for every paradigm.
 
@@ -173,8 +180,9 @@ def make_pairs(seed: int, per_phenomenon: int) -> list[dict[str, str]]:
         pick = _pick(random.Random(1_000 * seed + number))
         seen: dict[str, str] = {}
         while len(seen) < per_phenomenon:
+            opening = _opening(pick)
             good, bad = make(pick)
-            seen.setdefault(_sentence(good), _sentence(bad))
+            seen.setdefault(f"{opening} {_sentence(good)}", f"{opening} {_sentence(bad)}")
         for pair_id, (good, bad) in enumerate(seen.items()):
             facts = {"field": field, "linguistics_term": term, "UID": uid, "pairID": str(pair_id)}
             pairs.append({**facts, "sentence_good": good, "sentence_bad": bad})
