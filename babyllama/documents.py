@@ -61,9 +61,9 @@ def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
     r"""Documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
 
     >>> list(split_lines(["a", "b", "<|endoftext|>", "c"], "endoftext"))
-    ['a\\nb', 'c']
+    ['a\nb', 'c']
     >>> list(split_lines(["= = = A = = =", "x", "= = = B = = =", "y"], "titles"))
-    ['= = = A = = =\\nx', '= = = B = = =\\ny']
+    ['= = = A = = =\nx', '= = = B = = =\ny']
     """
     for group in _GROUPERS[rule](lines):
         text = "\n".join(group).strip("\n")

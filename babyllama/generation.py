@@ -143,8 +143,8 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
 def repetition(words: Sequence[str], n: int = 4) -> float:
     """Share of a text's n-grams that stood in it before.
 
-    >>> repetition("a b c d a b c d".split())
-    0.2
+    >>> repetition("a b c a b c a".split(), n=2)
+    0.5
     """
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -9,7 +9,8 @@ finds every derivation and adds their probabilities, so that it also proves that
     >>> words, nats = grammar.draw("S", iter([0.9, 0.6]).__next__)
     >>> words, round(math.exp(-nats), 4)                # 1/4 for the frame, 1/2 for the noun
     (['cat', 'slept'], 0.125)
-    >>> grammar.read("S", ("the", "dog", "ran"))        # probability 3/4 * 1/2, one derivation
+    >>> probability, derivations = grammar.read("S", ("the", "dog", "ran"))
+    >>> round(probability, 4), derivations              # 3/4 * 1/2, one derivation
     (0.375, 1)
 """
 

@@ -14,7 +14,7 @@ from functools import cache
 LEXICON_SEED = 7
 INVENTED_NOUNS, INVENTED_VERBS, INVENTED_ADJECTIVES = 9_000, 600, 400
 ZIPF_SCALE = 10_000_000
-ZIPF_SHIFT = 24  # without it the first ten invented words would be a third of all
+ZIPF_SHIFT = 20  # without it the first ten invented words would be a third of all
 
 FEMALE = (
     "Anna Lily Mia Sara Nora Lucy Molly Daisy Ruby Rose Jane Kate Emma Grace Clara Zoe Ivy Beth Tess Wendy Polly Nina "

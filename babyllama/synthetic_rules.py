@@ -52,8 +52,8 @@ Rules = dict[str, list[tuple[int, tuple[str, ...]]]]
 
 RULES: Rules = {
     "<adj>": [(10, ("<adj-real>",)), (1, ("<adj-new>",))],
-    "<noun>": [(2, ("<thing>",)), (3, ("<wug>",))],
-    "<nouns>": [(3, ("<things>",)), (6, ("<wugs>",)), (1, ("<women>",)), (1, ("<men>",))],
+    "<noun>": [(1, ("<thing>",)), (1, ("<wug>",))],
+    "<nouns>": [(3, ("<things>",)), (4, ("<wugs>",)), (1, ("<women>",)), (1, ("<men>",))],
     "<tv>": [(12, ("<tv-real>",)), (1, ("<tv-new>",))],
     "<tvs>": [(12, ("<tvs-real>",)), (1, ("<tvs-new>",))],
     "<tvd>": [(12, ("<tvd-real>",)), (1, ("<tvd-new>",))],

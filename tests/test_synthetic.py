@@ -12,7 +12,7 @@ from babyllama import lexicon, synthetic
 from babyllama.synthetic_pairs import PARADIGMS
 from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
 
-GOLDEN = "b11dfa7aefdd585a448b75c4612c49c8837d1c45d7a23f94f2018d219f28efb3"
+GOLDEN = "3ae0b1d1daba8d30445b1400ca4c010ab0f0d5c7c2f005c34279f2c2381b5d03"
 
 
 @pytest.fixture(scope="module")
