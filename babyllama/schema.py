@@ -63,9 +63,9 @@ class DataConfig(Section):
     random_offset: bool = True
     """Shift the cut points between chunks anew in each epoch, reproducibly."""
     max_words: Optional(Annotated[int, Field(ge=1)]) = None
-    """Use only about this many words of the training text, for a bounded first try."""
+    """Use only the first documents, up to about this many words, for a bounded first try."""
     num_proc: Optional(Annotated[int, Field(ge=1)]) = None
-    """Processes that clean and tokenize; unset: one a core."""
+    """Accepted from older configs and without effect: tokenizing uses all cores, cleaning is one process."""
     cache_dir: Optional(str) = None
     """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
     encoding_errors: Literal["strict", "replace"] = "strict"
