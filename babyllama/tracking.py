@@ -8,7 +8,9 @@ The names are the same as in log_history.jsonl.
 
 from __future__ import annotations
 
+import netrc
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,10 @@ def wandb_mode() -> tuple[str, str]:
         return given, "WANDB_MODE"
     import wandb
 
-    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+    settings = wandb.setup().settings  # reads the environment and what `wandb login` wrote
+    address = urlparse(settings.base_url)
+    if not (settings.api_key or _netrc_key(address.hostname)):
         return "offline", "no API key (wandb login)"
-    address = urlparse(wandb.api.settings("base_url"))
     try:
         with socket.create_connection((address.hostname, address.port or 443), timeout=CONNECT_SECONDS):
             return "online", "connected"
@@ -46,12 +49,19 @@ def wandb_mode() -> tuple[str, str]:
         return "offline", f"{address.hostname} cannot be reached: {error}"
 
 
-def _run_id(run_dir: Path) -> str:
-    import wandb
+def _netrc_key(host: str | None) -> str | None:
+    """The key that `wandb login` keeps in ~/.netrc, None where there is none."""
+    try:
+        found = netrc.netrc().authenticators(host or "")
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return found[2] if found else None
 
+
+def _run_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id.txt"
     if not path.is_file():
-        write_text_atomic(path, wandb.util.generate_id() + "\n")
+        write_text_atomic(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()
 
 

@@ -241,3 +241,26 @@ def test_the_resolved_config_is_saved_with_the_run(text: Path, finished: Path) -
     assert saved.training.lr == 3e-3
     assert saved.data.train_path == str(text)
     assert train_module.CONFIG == "training_config.yaml"
+
+
+def test_wandb_offline_keeps_its_id_and_never_stops_a_training(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from babyllama.tracking import project_name, wandb_mode
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = config_for(text, tmp_path, max_steps=2)
+    config.logging.wandb = True
+    config.logging.report_to = ["tensorboard"]
+    run = train(config).run_dir
+    assert "wandb: offline (WANDB_MODE)" in capsys.readouterr().out
+    assert (run / "wandb_id.txt").read_text().strip()
+    assert list((run / "wandb").glob("offline-run-*"))
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert wandb_mode()[0] in {"offline", "online"}
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert project_name(config) == "mine"
+    config.logging.project = "yours"
+    assert project_name(config) == "yours"
