@@ -1,7 +1,6 @@
 """From text to chunks of tokens: read, clean, split into documents, train a tokenizer, tokenize, chunk, cache.
 
     from babyllama.schema import DataConfig
-from babyllama.splits import at_most_words, hold_out
     from data_utils import DataProcessor
 
     data = DataProcessor(DataConfig(train_path="my_texts/")).prepare_dataset()

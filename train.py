@@ -351,11 +351,12 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
 def score_held_out(config: Config, data: PreparedData, model: PreTrainedModel) -> dict[str, Any]:
     """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
     from babyllama import metrics
+    from babyllama.documents import documents_fingerprint
     from data_utils import DataProcessor
 
     documents = DataProcessor(config.data).held_out_documents()
     scores = metrics.score_documents(model.eval(), data.tokenizer, documents, window=config.data.seq_length)
-    return metrics.summarize(scores)
+    return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ is chosen by what the text shows, printed and saved with the run:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ class Document:
     text: str
     domain: str
     source: str = ""
+
+
+def documents_fingerprint(documents: Iterable[Document]) -> str:
+    """SHA-256 of documents' domains and texts in their order: equal where two runs are scored on the same text."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(f"{document.domain}\0{len(document.text)}\0{document.text}\0".encode())
+    return digest.hexdigest()
 
 
 def document_rule(domain: str, lines: Iterable[str]) -> str:

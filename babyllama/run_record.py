@@ -103,6 +103,7 @@ def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
         "eval_tokens": scored["total_tokens"],
         "eval_bytes": scored["total_bytes"],
         "eval_domains": scored["domains"],
+        "held_out_fingerprint": scored.get("held_out_fingerprint"),
     }
 
 

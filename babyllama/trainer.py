@@ -24,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from babyllama.callbacks import BestKeeper, StepClock
 from babyllama.console import say
 from babyllama.errors import NumericError
+from babyllama.flops import flops_per_token, known_peak
 from babyllama.loss import IGNORE, shift_labels
 from babyllama.optim import build_optimizer
 from babyllama.packing import PackedDataset
@@ -66,6 +67,8 @@ class BabyTrainer(Trainer):
         self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
         self.last_good_checkpoint: Path | None = None
         self.clock = StepClock()
+        self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
+        self.peak = known_peak(runtime.device, runtime.precision)
         super().__init__(data_collator=collate_for_training, **kwargs)
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
@@ -105,6 +108,8 @@ class BabyTrainer(Trainer):
         if "loss" in logs and self.clock.recent:
             logs["tokens_per_second"] = round(self.tokens_per_step / statistics.median(self.clock.recent), 1)
             self.clock.recent.clear()
+            if self.peak:
+                logs["mfu"] = round(logs["tokens_per_second"] * self.flops_per_token / self.peak, 4)
         super().log(logs)
 
     def restore_best_if_asked(self, run_dir: Path) -> None:
@@ -132,7 +137,10 @@ class BabyTrainer(Trainer):
 
 
 def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
-    """Mean negative log-likelihood per predicted token over the first chunks, in the training's precision.
+    """Mean negative log-likelihood per predicted token over evenly spaced chunks, in the training's precision.
+
+    Evenly spaced, because held-out files stand one after another: the first 256 chunks of seven domains were all of one
+    domain, and the curve said 1.43 bits per byte where the whole set has 1.91.
 
     Compiled layers run eagerly here: evaluation has other guards (no gradients), and a second compile would cost more
     than it saves.
@@ -143,7 +151,8 @@ def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
     model.eval()
     with torch.compiler.set_stance("force_eager"), trainer.compute_loss_context_manager():
         for start in range(0, chunks, step):
-            batch = collate_for_training(trainer.valid.__getitems__(list(range(start, min(start + step, chunks)))))
+            chosen = [i * len(trainer.valid) // chunks for i in range(start, min(start + step, chunks))]
+            batch = collate_for_training(trainer.valid.__getitems__(chosen))
             tokens = int((shift_labels(batch["labels"]) != IGNORE).sum())
             on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
             total += float(model(**on_device, num_items_in_batch=1).loss)
