@@ -150,7 +150,8 @@ class ModelEvaluator:
         load_plugins(self.run_config.plugins)
         return DataProcessor(self.run_config.data).held_out_documents()
 
-    def _is_synthetic(self) -> bool:
+    def learned_embedded_corpus(self) -> bool:
+        """Whether its run was trained on the embedded corpus."""
         return self.run_config is not None and self.run_config.data.train_path == "synthetic"
 
     # Measures
@@ -204,7 +205,7 @@ class ModelEvaluator:
         from babyllama.minimal_pairs import load_pairs, pairs_from_records
 
         sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids) for path in self.pair_paths}
-        if not sets and self._is_synthetic():
+        if not sets and self.learned_embedded_corpus():
             from babyllama import synthetic
 
             sets["embedded corpus"] = pairs_from_records(synthetic.minimal_pairs(self.run_config.data.synthetic_seed))
@@ -256,7 +257,7 @@ class ModelEvaluator:
         from babyllama.generation import DEFAULT_PROMPTS
 
         prompts = list(self.prompts or [])
-        if not prompts and self._is_synthetic():
+        if not prompts and self.learned_embedded_corpus():
             from babyllama import synthetic
 
             prompts = synthetic.sample_prompts(self.num_samples, self.run_config.data.synthetic_seed)
@@ -398,18 +399,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_prompts(path: str | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        prompts = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--custom-prompts: {path}: cannot be read: {error}") from None
-    if not prompts:
-        raise DataError(f"--custom-prompts: {path}: no prompt in it")
-    return prompts
-
-
 def _batch_tokens(value: str, window: int) -> int | None:
     if value == "auto":
         return None
@@ -421,6 +410,7 @@ def _batch_tokens(value: str, window: int) -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = build_parser().parse_args(argv)
+    from babyllama.generation import read_prompts
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
@@ -432,7 +422,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pair_ids=args.pair_ids,
         window=args.window,
         stride=args.stride,
-        prompts=_read_prompts(args.custom_prompts),
+        prompts=read_prompts(args.custom_prompts),
         num_samples=args.num_samples,
         temperature=args.temperature,
         seed=args.seed,

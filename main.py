@@ -236,6 +236,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     return evaluate.main(argv)
 
 
+def _benchmark(argv: Sequence[str]) -> int:
+    import benchmark
+
+    return benchmark.main(argv)
+
+
 def _test(argv: Sequence[str]) -> int:
     import run_tests
 
@@ -248,6 +254,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
     "train": (_train, "train only (the same flags)"),
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
+    "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),
     "presets": (_presets, "table of the presets"),
     "schema": (_schema, "JSON Schema of the configuration"),

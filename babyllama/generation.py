@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,3 +163,20 @@ def generation_figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "num_samples": len(samples),
         "samples": [{"prompt": sample.prompt, "completion": sample.completion} for sample in samples],
     }
+
+
+def read_prompts(path: str | None) -> list[str] | None:
+    """Prompts of a file, one a line; None for no file.
+
+    Raises:
+        DataError: It cannot be read, or has none.
+    """
+    if path is None:
+        return None
+    try:
+        prompts = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--custom-prompts: {path}: cannot be read: {error}") from None
+    if not prompts:
+        raise DataError(f"--custom-prompts: {path}: no prompt in it")
+    return prompts

@@ -11,6 +11,7 @@ in `empty_sentences`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
     if len(chosen) != len(wanted):
         raise DataError(f"{ids}: names {len(wanted):,} pairs, {len(chosen):,} of them are in the folder")
     return chosen
+
+
+def pairs_fingerprint(paths: Sequence[str | Path], ids: str | Path | None = None) -> str:
+    """SHA-256 over the content of the pair files and of the filter: what a score on them depends on."""
+    digest = hashlib.sha256()
+    for path in [Path(given).expanduser() for given in [*paths, *([ids] if ids else [])]]:
+        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+            digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
+    return digest.hexdigest()
 
 
 def pairs_from_records(records: Sequence[dict[str, Any]]) -> list[Pair]:

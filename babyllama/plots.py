@@ -15,7 +15,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 WIDTH = 7.2  # inches; the page scales the SVG to its column
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files, in our style."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -38,11 +39,11 @@ def _pyplot() -> Any:
     return plt
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """The figure as an <svg> element without prologue, sized by the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    _pyplot().close(figure)
+    pyplot().close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     return re.sub(
@@ -50,15 +51,21 @@ def _svg(figure: Any) -> str:
     )
 
 
-def _points(log: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+def points(log: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+    """The log's values of two keys, from the entries that have both."""
     found = [(entry[x], entry[y]) for entry in log if entry.get(x) is not None and entry.get(y) is not None]
     return [a for a, _ in found], [b for _, b in found]
 
 
+def short_count(value: float, _: Any = None) -> str:
+    """An axis's tick as 0, 500k, 2M."""
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
+
+
 def draw_loss(axes: Any, log: Sequence[dict[str, Any]], best_step: int | None = None) -> None:
     """Training and held-out loss against tokens; the best point of the held-out curve marked."""
-    axes.plot(*_points(log, "tokens", "loss"), color=GREY, linewidth=0.9, label="training")
-    tokens, losses = _points(log, "tokens", "valid_loss")
+    axes.plot(*points(log, "tokens", "loss"), color=GREY, linewidth=0.9, label="training")
+    tokens, losses = points(log, "tokens", "valid_loss")
     axes.plot(tokens, losses, color=BLUE, marker="o", markersize=3, label="held out")
     for entry in log:
         if best_step is not None and entry["step"] == best_step and "valid_loss" in entry:
@@ -72,35 +79,33 @@ def draw_loss(axes: Any, log: Sequence[dict[str, Any]], best_step: int | None = 
             )
     axes.set_xlabel("tokens seen")
     axes.set_ylabel("loss (nats per token)")
-    axes.xaxis.set_major_formatter(
-        lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
-    )
+    axes.xaxis.set_major_formatter(short_count)
     axes.legend(frameon=False)
 
 
 def loss_curve(log: Sequence[dict[str, Any]], best_step: int | None = None) -> str:
     """SVG of the loss curve."""
-    figure, axes = _pyplot().subplots(figsize=(WIDTH, 3.4))
+    figure, axes = pyplot().subplots(figsize=(WIDTH, 3.4))
     draw_loss(axes, log, best_step)
-    return _svg(figure)
+    return svg(figure)
 
 
 def learning_rate_and_norm(log: Sequence[dict[str, Any]]) -> str:
     """SVG of learning rate, gradient norm and speed against steps, side by side."""
-    figure, columns = _pyplot().subplots(1, 3, figsize=(WIDTH, 2.1))
+    figure, columns = pyplot().subplots(1, 3, figsize=(WIDTH, 2.1))
     for axes, key, name in zip(
         columns,
         ("learning_rate", "grad_norm", "tokens_per_second"),
         ("learning rate", "gradient norm", "tokens/s"),
         strict=True,
     ):
-        axes.plot(*_points(log, "step", key), color=BLUE, linewidth=0.9)
+        axes.plot(*points(log, "step", key), color=BLUE, linewidth=0.9)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.set_ylim(bottom=0)
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_bars(
@@ -131,9 +136,9 @@ def interval_chart(
         label: Of the x axis, with its unit.
         chance: Draw a line at what guessing gives.
     """
-    figure, axes = _pyplot().subplots(figsize=(WIDTH, 0.9 + 0.24 * len(rows)))
+    figure, axes = pyplot().subplots(figsize=(WIDTH, 0.9 + 0.24 * len(rows)))
     draw_bars(axes, rows, label, chance)
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_calibration(axes: Any, curve: Sequence[dict[str, float]]) -> None:
@@ -151,9 +156,9 @@ def draw_calibration(axes: Any, curve: Sequence[dict[str, float]]) -> None:
 
 def calibration(curve: Sequence[dict[str, float]]) -> str:
     """SVG of the reliability curve."""
-    figure, axes = _pyplot().subplots(figsize=(4.6, 3.6))
+    figure, axes = pyplot().subplots(figsize=(4.6, 3.6))
     draw_calibration(axes, curve)
-    return _svg(figure)
+    return svg(figure)
 
 
 def domain_rows(results: dict[str, Any]) -> list[tuple[str, float, Sequence[float] | None]]:
@@ -177,7 +182,7 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
     Returns:
         The file.
     """
-    plt = _pyplot()
+    plt = pyplot()
     jobs: list[Any] = []
     if log:
         jobs.append(("training", lambda axes: draw_loss(axes, log)))

@@ -31,6 +31,8 @@ CLEANERS: dict[str, Callable[[str], str]] = {}
 """Domain (a file's stem) -> cleaner(text) -> text."""
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {}
 """Name -> task(evaluator, options) -> results."""
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {}
+"""Name -> benchmark(run) -> figures."""
 
 _LOADED: dict[Path, str] = {}
 
@@ -54,6 +56,11 @@ def register_cleaner(domain: str, cleaner: Callable[[str], str]) -> None:
 def register_task(name: str, task: Callable[..., dict[str, Any]]) -> None:
     """Add an evaluation task: `task(evaluator, options) -> dict`, shown in the same report under its name."""
     TASKS[name] = task
+
+
+def register_benchmark(name: str, function: Callable[..., dict[str, Any]]) -> None:
+    """Add a benchmark to comparisons: `function(run) -> figures`; run has .model, .tokenizer and .evaluator."""
+    BENCHMARKS[name] = function
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:

@@ -1,0 +1,212 @@
+"""From per-item scores of several runs to the list of differences that hold.
+
+A *contestant* is a recipe with its seeds, or a single run. Every two contestants are compared in every metric that both
+have items for: single runs item by item (`statistics`), recipes with seeds over seeds (`seed_statistics`). Holm's
+correction runs over all of these comparisons together, and a difference *holds* where the corrected p-value is below
+0.05 and the interval does not contain 0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from babyllama.errors import ConfigError
+from babyllama.seed_statistics import compare_seeds
+from babyllama.statistics import Comparison, bootstrap_draws, compare_choices, compare_documents, holm
+
+ALPHA = 0.05
+SEED_SUFFIX = re.compile(r"^(?P<recipe>.+?)[-_]seed[-_]?\d+$")
+ONE_SEED = "one seed each: the seeds' own noise is unknown"
+
+
+@dataclass
+class ScoredRun:
+    """A run's per-item scores by metric (see `Metric`), each item under its own key."""
+
+    name: str
+    items: dict[str, dict[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is compared.
+
+    Attributes:
+        name: `bits_per_byte`, `completion` or `minimal_pairs:<set>`.
+        label: For people.
+        higher_is_better: Which way is better.
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A recipe with its seeds, or one run."""
+
+    name: str
+    runs: tuple[str, ...]
+
+
+def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
+    """Sort the evaluator's sidecar items by metric.
+
+    Returns:
+        bits_per_byte: {document number: (nats, bytes)}; completion: {(context, answer): correct};
+        minimal_pairs:<set>: {(paradigm, pair): correct}.
+    """
+    found: dict[str, dict[Any, Any]] = {}
+    for record in records:
+        if record["task"] == "perplexity":
+            found.setdefault("bits_per_byte", {})[record["item"]] = (record["nll"], record["bytes"])
+        elif record["task"] == "completion":
+            found.setdefault("completion", {})[record["context"], record["answer"]] = record["correct"]
+        elif record["task"] == "minimal_pairs":
+            key = f"minimal_pairs:{record['set']}"
+            found.setdefault(key, {})[record["uid"], record["pair_id"]] = record["correct"]
+    return found
+
+
+def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
+    """The metrics that at least two runs have items for."""
+    names = [name for run in runs for name in run.items]
+    labels = {"bits_per_byte": "bits per byte", "completion": "completion"}
+    return [
+        Metric(n, labels.get(n, n.replace("minimal_pairs:", "minimal pairs, ")), n != "bits_per_byte")
+        for n in dict.fromkeys(names)
+        if names.count(n) > 1
+    ]
+
+
+def contestants(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[Contestant]:
+    """Put runs into recipes: by `groups`, then by names that differ only in `-seed<N>`; others stand alone.
+
+    >>> [c.name for c in contestants(["a-seed1", "a-seed2", "b", "c-seed1"])]
+    ['a', 'b', 'c-seed1']
+
+    Raises:
+        ConfigError: A run is in two groups, or a group names none of the runs.
+    """
+    owner: dict[str, str] = {}
+    for group, members in (groups or {}).items():
+        if not members:
+            raise ConfigError(f"--group {group}: none of the compared runs is in it")
+        for member in members:
+            if member in owner:
+                raise ConfigError(f"--group {group}: {member} is also in {owner[member]}")
+            owner[member] = group
+    stems = {name: match["recipe"] for name in names if name not in owner and (match := SEED_SUFFIX.match(name))}
+    for name, stem in stems.items():
+        if list(stems.values()).count(stem) > 1:
+            owner[name] = stem
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(owner.get(name, name), []).append(name)
+    return [Contestant(name, tuple(runs)) for name, runs in found.items()]
+
+
+def score(items: Mapping[Any, Any], metric: str) -> float:
+    """A run's figure from its items: bits per byte, or the mean over paradigms of the share right."""
+    keys = list(items)
+    if metric == "bits_per_byte":
+        return sum(items[k][0] for k in keys) / math.log(2) / sum(items[k][1] for k in keys)
+    right = np.array([float(items[k]) for k in keys])
+    return float(np.mean([right[chosen].mean() for chosen in _strata(keys, metric)]))
+
+
+def _stratum(key: Any, metric: str) -> str:
+    return key[0] if metric.startswith("minimal_pairs") else ""
+
+
+def _strata(keys: Sequence[Any], metric: str) -> list[np.ndarray]:
+    names = np.array([_stratum(key, metric) for key in keys])
+    return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+
+
+def compare_all(
+    runs: Sequence[ScoredRun], teams: Sequence[Contestant], metrics: Sequence[Metric], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Compare every two contestants in every metric, with Holm's correction over all of it.
+
+    Returns:
+        One dict a comparison: metric, a, b, the fields of `statistics.Comparison`, p_corrected, holds, better, note.
+    """
+    by_name = {run.name: run for run in runs}
+    found = []
+    for metric in metrics:
+        for a, b in combinations(teams, 2):
+            sides = [[by_name[name].items.get(metric.name, {}) for name in team.runs] for team in (a, b)]
+            if all(items for side in sides for items in side):
+                facts = {"metric": metric.name, "label": metric.label, "a": a.name, "b": b.name}
+                found.append(facts | _compare(sides[0], sides[1], metric, seed))
+    for entry, corrected in zip(found, holm([entry["p_value"] for entry in found]), strict=True):
+        holds = corrected < ALPHA and not entry["low"] <= 0 <= entry["high"]
+        up = next(m.higher_is_better for m in metrics if m.name == entry["metric"])
+        better = entry["a"] if (entry["difference"] > 0) == up else entry["b"]
+        entry |= {"p_corrected": corrected, "holds": holds, "better": better if holds else None}
+    return found
+
+
+def _compare(side_a: list[Any], side_b: list[Any], metric: Metric, seed: int) -> dict[str, Any]:
+    common = set(side_a[0]).intersection(*side_a[1:], *side_b)
+    keys = [key for key in side_a[0] if key in common]
+    if len(side_a) == len(side_b) == 1:
+        return _compare_two(side_a[0], side_b[0], keys, metric.name, seed).to_dict() | {"note": ONE_SEED}
+    scores = [[score({k: items[k] for k in keys}, metric.name) for items in side] for side in (side_a, side_b)]
+    variance = _item_variance(side_a, side_b, keys, metric.name, seed)
+    comparison, permutation = compare_seeds(scores[0], scores[1], variance, len(keys))
+    single = min(len(side_a), len(side_b)) == 1
+    note = "one side has a single seed: its noise is taken to be the other side's" if single else ""
+    return comparison.to_dict() | permutation | {"note": note}
+
+
+def _compare_two(a: Mapping[Any, Any], b: Mapping[Any, Any], keys: list[Any], metric: str, seed: int) -> Comparison:
+    if metric == "bits_per_byte":
+        nats = [np.array([items[k][0] for k in keys]) for items in (a, b)]
+        return compare_documents(nats[0], nats[1], np.array([a[k][1] for k in keys]), seed=seed)
+    right = [np.array([items[k] for k in keys], dtype=bool) for items in (a, b)]
+    return compare_choices(right[0], right[1], [_stratum(k, metric) for k in keys], seed=seed)
+
+
+def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric: str, seed: int) -> float:
+    """Variance over resampled items of the difference between the two sides' mean scores."""
+
+    def mean_of(side: list[Any], part: Any) -> np.ndarray:
+        return np.mean([[part(items[k]) for k in keys] for items in side], axis=0)
+
+    if metric == "bits_per_byte":
+        bits = (mean_of(side_a, lambda v: v[0]) - mean_of(side_b, lambda v: v[0])) / math.log(2)
+        sizes = np.array([side_a[0][k][1] for k in keys], dtype=np.float64)
+        return float(np.var(bootstrap_draws(bits, sizes, seed=seed)))
+    differences = mean_of(side_a, float) - mean_of(side_b, float)
+    strata = _strata(keys, metric)
+    return sum(float(np.var(differences[s], ddof=1)) / len(s) for s in strata if len(s) > 1) / len(strata) ** 2
+
+
+def ranking(
+    teams: Sequence[Contestant], runs: Sequence[ScoredRun], metric: Metric, found: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Contestants from best to worst in a metric, each with those it is better than where the difference holds."""
+    by_name = {run.name: run for run in runs}
+    rows = []
+    for team in teams:
+        values = [score(items, metric.name) for name in team.runs if (items := by_name[name].items.get(metric.name))]
+        if values:
+            beaten = [
+                entry["b"] if entry["a"] == team.name else entry["a"]
+                for entry in found
+                if entry["metric"] == metric.name and entry["better"] == team.name
+            ]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            facts = {"name": team.name, "value": float(np.mean(values)), "seeds": len(values), "sd": spread}
+            rows.append(facts | {"better_than": beaten})
+    return sorted(rows, key=lambda row: row["value"], reverse=metric.higher_is_better)

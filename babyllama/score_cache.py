@@ -1,0 +1,77 @@
+"""Scores kept by content, so that adding one run to a comparison scores only that one.
+
+The key is made of the checkpoint's files (weights, config, tokenizer), of what was scored and how, and of the source of
+the code that scores: change any of them and the score is made anew. Entries are small gzipped JSON files under the
+user's cache folder; one that cannot be read is a miss.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from babyllama.jsonio import atomic_path, to_json
+from babyllama.runtime import cache_home
+
+SCORING_MODULES = ("completion", "consistency", "generation", "metrics", "minimal_pairs", "scoring", "statistics")
+WEIGHT_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
+
+
+@lru_cache
+def scoring_version() -> str:
+    """SHA-256 of the source of the modules that make scores."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"\0".join((folder / f"{name}.py").read_bytes() for name in SCORING_MODULES)).hexdigest()
+
+
+def checkpoint_content(folder: Path) -> str:
+    """SHA-256 over names and content of the files that decide what a checkpoint answers."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern) if path.is_file()}):
+        with path.open("rb") as handle:
+            digest.update(f"{path.name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+class ScoreCache:
+    """Scores of checkpoints under their keys.
+
+    Args:
+        enabled: False: nothing is read or written.
+        folder: Where; None: the user's cache folder.
+    """
+
+    def __init__(self, enabled: bool = True, folder: Path | None = None) -> None:
+        self.enabled = enabled
+        self.folder = folder or cache_home() / "scores"
+        self.hits = 0
+
+    def _path(self, content: str, task: str, options: Any) -> Path:
+        key = hashlib.sha256(to_json([scoring_version(), content, task, options], indent=None).encode()).hexdigest()
+        return self.folder / f"{key}.json.gz"
+
+    def get(self, content: str, task: str, options: Any) -> dict[str, Any] | None:
+        """What `put` stored for the same content, task and options; None where there is nothing."""
+        path = self._path(content, task, options)
+        if not self.enabled or not path.is_file():
+            return None
+        try:
+            found = json.loads(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, ValueError):
+            return None
+        self.hits += 1
+        return found
+
+    def put(self, content: str, task: str, options: Any, value: dict[str, Any]) -> None:
+        """Store a score; a folder that cannot be written is no error, the score is then made again next time."""
+        if not self.enabled:
+            return
+        try:
+            with atomic_path(self._path(content, task, options)) as temporary:
+                temporary.write_bytes(gzip.compress(to_json(value, indent=None).encode(), mtime=0))
+        except OSError:
+            self.enabled = False

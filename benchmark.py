@@ -1,0 +1,451 @@
+"""Compare several runs: `python benchmark.py models/*`.
+
+All runs are scored on the same text and the same items; differences are tested item by item, or over seeds where a
+recipe has several, and marked only where they hold (babyllama/statistics.py, seed_statistics.py). Quality, cost and
+speed stand in three tables and are never mixed into one score. Writes benchmark_results.json and
+benchmark_comparison.html.
+
+To add a benchmark, give a subclass a method `run_<name>_benchmark`, or call
+`babyllama.plugins.register_benchmark(name, function)` in a plugin:
+
+    from benchmark import BenchmarkSuite
+
+    class MySuite(BenchmarkSuite):
+        def run_depth_benchmark(self):
+            return self.for_each("depth", lambda run: {"layers": run.model.config.num_hidden_layers})
+
+    MySuite(["models/a", "models/b"]).run_all_benchmarks()
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama.cli import command_line, run_command
+from babyllama.console import say
+from babyllama.errors import BabyLlamaError, CheckpointError, ConfigError
+from babyllama.jsonio import write_json
+
+if TYPE_CHECKING:
+    from babyllama.benchmark_config import BenchmarkConfig
+    from babyllama.documents import Document
+    from evaluate import ModelEvaluator
+
+SCHEMA_VERSION = 1
+RESULTS, PAGE = "benchmark_results.json", "benchmark_comparison.html"
+BENCHMARKS = ("perplexity", "minimal_pairs", "completion", "consistency", "repetition", "speed")
+MODELS_KEPT_BYTES = 4e9  # of weights held at once; beyond it each model is loaded anew for each benchmark
+COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
+
+
+class BenchmarkRun:
+    """One checkpoint under test: what a benchmark function is given.
+
+    Attributes:
+        path: Its folder.
+        name: Its name in tables.
+        items: Per-item scores as the evaluator's sidecar has them.
+        results: Figures by benchmark.
+    """
+
+    def __init__(self, path: Path, name: str, device: str, options: dict[str, Any]) -> None:
+        self.path, self.name = path, name
+        self._device, self._options = device, options
+        self._evaluator: ModelEvaluator | None = None
+        self.items: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
+
+    @property
+    def evaluator(self) -> ModelEvaluator:
+        """Loaded at first use."""
+        if self._evaluator is None:
+            from evaluate import ModelEvaluator
+
+            self._evaluator = ModelEvaluator(self.path, self._device, **self._options)
+        return self._evaluator
+
+    @property
+    def model(self) -> Any:
+        """The model in evaluation mode."""
+        return self.evaluator.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.evaluator.tokenizer
+
+    @cached_property
+    def training_metrics(self) -> dict[str, Any]:
+        """training_metrics.json, empty for a foreign checkpoint."""
+        return self.evaluator.training_metrics
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the checkpoint's files."""
+        from babyllama.score_cache import checkpoint_content
+
+        return checkpoint_content(self.path)
+
+    @cached_property
+    def held_out_fingerprint(self) -> str:
+        """Of the text it was held to during training.
+
+        Raises:
+            DataError: It is not a run of ours, or its text is gone.
+        """
+        from babyllama.documents import documents_fingerprint
+
+        return self.training_metrics.get("held_out_fingerprint") or documents_fingerprint(self.evaluator.documents)
+
+    def release(self) -> None:
+        """Let go of the model's memory."""
+        self._evaluator = None
+
+
+class BenchmarkSuite:
+    """Several checkpoints and everything that is compared of them.
+
+    Args:
+        checkpoints: Run folders.
+        device: auto, cpu, cuda, cuda:N or mps.
+        config: Data, sizes, groups; None: defaults.
+        use_cache: Take scores of unchanged checkpoints from the cache.
+
+    Raises:
+        ConfigError: No checkpoint is given.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str | Path],
+        *,
+        device: str = "auto",
+        config: BenchmarkConfig | None = None,
+        use_cache: bool = True,
+    ) -> None:
+        from babyllama.benchmark_config import BenchmarkConfig
+        from babyllama.score_cache import ScoreCache
+
+        self.config = config or BenchmarkConfig()
+        self.device = device
+        self.cache = ScoreCache(use_cache)
+        self.notes: list[str] = []
+        self.failed: list[dict[str, str]] = []
+        self.runs = self._open(_named(checkpoints))
+        sizes = [sum(p.numel() * p.element_size() for p in run.model.parameters()) for run in self.runs]
+        self._keep_models = sum(sizes) <= MODELS_KEPT_BYTES
+
+    def _open(self, named: dict[str, Path]) -> list[BenchmarkRun]:
+        """Load every checkpoint once; one that cannot be loaded is reported and left out."""
+        options = {
+            "minimal_pairs": self.config.minimal_pairs,
+            "pair_ids": self.config.pair_ids,
+            "num_samples": self.config.num_samples,
+            "temperature": self.config.temperature,
+            "seed": self.config.seed,
+        }
+        runs = []
+        for name, path in named.items():
+            run = BenchmarkRun(path, name, self.device, options)
+            try:
+                run.evaluator  # noqa: B018 - loading is what is tried
+                runs.append(run)
+            except BabyLlamaError as error:
+                self._fail(str(path), str(error))
+        return runs
+
+    def _fail(self, what: str, why: str) -> None:
+        self.failed.append({"what": what, "error": why})
+        print(f"error: {why}", file=sys.stderr)
+
+    # What all runs are scored on
+
+    @cached_property
+    def documents(self) -> list[Document] | None:
+        """The text that all runs are scored on, None where there is none (a note says why)."""
+        from babyllama.schema import DataConfig
+        from babyllama.shared_text import shared_documents
+        from data_utils import DataProcessor
+
+        if self.config.eval_data:
+            processor = DataProcessor(DataConfig(clean=False))
+            return [d for path in self.config.eval_data for d in processor.load_text_files(path, "eval")]
+        documents, reason = shared_documents(self.runs)
+        if reason:
+            self.notes.append(f"perplexity and completion were not measured: {reason}. Give one text: --eval-data PATH")
+        return documents
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The same beginnings for every run: the configured ones, else the shared text's, else a few plain ones."""
+        from babyllama.generation import DEFAULT_PROMPTS
+
+        if self.config.prompts:
+            return self.config.prompts
+        starts = [" ".join(document.text.split()[:6]) for document in self.documents or []]
+        return starts[:: max(1, len(starts) // self.config.num_samples)] or list(DEFAULT_PROMPTS)
+
+    # Running
+
+    def for_each(
+        self, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any = None
+    ) -> dict[str, dict[str, Any] | None]:
+        """Measure every run.
+
+        Args:
+            name: Of the benchmark: the results' key.
+            function: Takes a `BenchmarkRun` (with .model, .tokenizer, .evaluator), returns figures.
+            options: What the figures depend on beside the checkpoint: makes them cacheable. None: never cached.
+
+        Returns:
+            Run name -> figures, None where it failed (one line says why, the others go on).
+        """
+        for run in self.runs:
+            say(f"{name}: {run.name}")
+            try:
+                figures, items = self._measure(run, name, function, options)
+            except BabyLlamaError as error:
+                self._fail(f"{run.name}: {name}", f"{run.name}: {name}: {error}")
+                figures, items = None, []
+            run.results[name] = figures
+            run.items += items
+            if not self._keep_models:
+                run.release()
+        return {run.name: run.results[name] for run in self.runs}
+
+    def _measure(
+        self, run: BenchmarkRun, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        found = None if options is None else self.cache.get(run.content, name, options)
+        if found is None:
+            before = len(run.evaluator.items)
+            figures = function(run)
+            found = {"figures": figures, "items": run.evaluator.items[before:]}
+            if options is not None:
+                self.cache.put(run.content, name, options, found)
+        return found["figures"], found["items"]
+
+    def _text_options(self, *more: Any) -> list[Any]:
+        from babyllama.documents import documents_fingerprint
+
+        return [documents_fingerprint(self.documents or []), self.config.seed, *more]
+
+    def run_perplexity_benchmark(self) -> dict[str, Any]:
+        """Perplexity and bits per byte of the shared text."""
+        if not self.documents:
+            return {}
+        documents = self.documents
+
+        def measure(run: BenchmarkRun) -> dict[str, Any]:
+            figures = run.evaluator.calculate_perplexity(documents)
+            return {key: value for key, value in figures.items() if key != "source_bits_per_byte"}
+
+        return self.for_each("perplexity", measure, self._text_options())
+
+    def run_minimal_pairs_benchmark(self) -> dict[str, Any]:
+        """Accuracy on the given pairs, or on the embedded corpus's own where all runs learned it."""
+        from babyllama.minimal_pairs import WHERE_TO_GET, pairs_fingerprint
+
+        embedded = all(run.evaluator.learned_embedded_corpus() for run in self.runs)
+        if not self.config.minimal_pairs and not embedded:
+            self.notes.append(WHERE_TO_GET)
+            return {}
+        return self.for_each(
+            "minimal_pairs",
+            lambda run: run.evaluator.evaluate_minimal_pairs(),
+            [pairs_fingerprint(self.config.minimal_pairs, self.config.pair_ids), self.config.seed],
+        )
+
+    def run_completion_benchmark(self) -> dict[str, Any]:
+        """Exact last words of sentences of the shared text."""
+        if not self.documents:
+            return {}
+        documents, count = self.documents, self.config.completion_items
+
+        def measure(run: BenchmarkRun) -> dict[str, Any]:
+            run.evaluator.documents = documents
+            return run.evaluator.evaluate_completion(count)
+
+        return self.for_each("completion", measure, self._text_options(count))
+
+    def run_consistency_benchmark(self) -> dict[str, Any]:
+        """Agreement of next-word distributions between paraphrased prompts (babyllama/consistency.py)."""
+        from babyllama.consistency import PARAPHRASES, consistency
+
+        pairs = self.config.paraphrases or list(PARAPHRASES)
+
+        def measure(run: BenchmarkRun) -> dict[str, Any]:
+            return consistency(run.model, run.tokenizer, window=run.evaluator.window, pairs=pairs)[0]
+
+        return self.for_each("consistency", measure, pairs)
+
+    def run_repetition_benchmark(self) -> dict[str, Any]:
+        """Diversity and repetition of texts written from the same beginnings."""
+        prompts = self.prompts
+
+        def measure(run: BenchmarkRun) -> dict[str, Any]:
+            run.evaluator.prompts = prompts
+            return run.evaluator.evaluate_generation_quality()
+
+        return self.for_each(
+            "repetition", measure, [prompts, self.config.num_samples, self.config.temperature, self.config.seed]
+        )
+
+    def run_speed_benchmark(self) -> dict[str, Any]:
+        """Writing speed; always measured anew, one run after the other."""
+        return self.for_each("speed", lambda run: run.evaluator.measure_speed())
+
+    def benchmarks(self) -> dict[str, Callable[[], Any]]:
+        """Every benchmark there is: ours, a subclass's `run_<name>_benchmark` methods, plugins'."""
+        from babyllama import plugins
+
+        own = [n[4:-10] for n in dir(self) if n.startswith("run_") and n.endswith("_benchmark")]
+        order = [*BENCHMARKS, *sorted(set(own) - set(BENCHMARKS))]
+        found = {name: getattr(self, f"run_{name}_benchmark") for name in order}
+        for name, function in plugins.BENCHMARKS.items():
+            found[name] = lambda name=name, function=function: self.for_each(name, function)
+        return found
+
+    def run_all_benchmarks(self) -> dict[str, Any]:
+        """Run the configured benchmarks (all by default), compare, and collect the results.
+
+        Raises:
+            ConfigError: A benchmark is unknown.
+            CheckpointError: No run could be loaded.
+        """
+        known = self.benchmarks()
+        wanted = self.config.benchmarks or list(known)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ConfigError(f"--benchmarks: {', '.join(unknown)}: unknown; known: {', '.join(known)}")
+        if not self.runs:
+            raise CheckpointError("none of the folders could be loaded: there is nothing to compare")
+        for name in wanted:
+            known[name]()
+        return self.results()
+
+    def results(self) -> dict[str, Any]:
+        """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
+        from babyllama.compare_runs import ScoredRun, compare_all, contestants, items_of, metrics_of, ranking
+        from babyllama.run_record import versions
+
+        scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
+        teams = contestants([run.name for run in self.runs], self._groups())
+        metrics = metrics_of(scored)
+        found = compare_all(scored, teams, metrics, self.config.seed)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command_line(),
+            "versions": versions(),
+            "device": self.device,
+            "seed": self.config.seed,
+            "text": self._text_facts(),
+            "notes": list(dict.fromkeys(self.notes)),
+            "failed": self.failed,
+            "runs": {run.name: self._run_facts(run, teams) for run in self.runs},
+            "metrics": [
+                {
+                    "name": metric.name,
+                    "label": metric.label,
+                    "higher_is_better": metric.higher_is_better,
+                    "ranking": ranking(teams, scored, metric, found),
+                }
+                for metric in metrics
+            ],
+            "comparisons": found,
+        }
+
+    def _groups(self) -> dict[str, list[str]]:
+        """Groups by run names: a member may be given as a name, a folder or a glob."""
+        names = {run.path: run.name for run in self.runs}
+        groups: dict[str, list[str]] = {}
+        for group, members in self.config.groups.items():
+            paths = {Path(p).expanduser().resolve() for m in members for p in glob.glob(m)}
+            groups[group] = [n for path, n in names.items() if path in paths or n in members]
+        return groups
+
+    def _text_facts(self) -> dict[str, Any] | None:
+        if not self.documents:
+            return None
+        from babyllama.documents import documents_fingerprint
+
+        return {
+            "eval_data": self.config.eval_data or "the held-out set that the runs share",
+            "documents": len(self.documents),
+            "bytes": sum(len(document.text.encode()) for document in self.documents),
+            "fingerprint": documents_fingerprint(self.documents),
+        }
+
+    def _run_facts(self, run: BenchmarkRun, teams: Sequence[Any]) -> dict[str, Any]:
+        from babyllama.report import read_log
+        from babyllama.tokenization import tokenizer_fingerprint
+
+        metrics = run.training_metrics
+        return {
+            "path": str(run.path),
+            "group": next(team.name for team in teams if run.name in team.runs),
+            "type": run.model.config.model_type,
+            "num_parameters": sum(p.numel() for p in run.model.parameters()),
+            "tokenizer": tokenizer_fingerprint(run.tokenizer),
+            "window": run.evaluator.window,
+            "cost": {key: metrics.get(key) for key in COST_KEYS},
+            "benchmarks": run.results,
+            "log": [e for e in read_log(run.path / "log_history.jsonl") if "valid_loss" in e],
+        }
+
+    def save(self, results: dict[str, Any], output: str | Path = ".") -> Path:
+        """Write benchmark_results.json and benchmark_comparison.html into a folder.
+
+        Returns:
+            The page.
+        """
+        from babyllama.benchmark_report import write_comparison
+
+        write_json(Path(output) / RESULTS, results)
+        return write_comparison(results, Path(output) / PAGE)
+
+
+def _named(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
+    """Folders by their names; a name that occurs twice gets its parent's in front."""
+    paths = list(dict.fromkeys(Path(path).expanduser().resolve() for path in checkpoints))
+    if not paths:
+        raise ConfigError("no runs to compare: give their folders, e.g. python benchmark.py models/*")
+    names = [path.name for path in paths]
+    return {path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path for path in paths}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0, or 1 where a folder could not be compared."""
+    from babyllama.benchmark_config import build_parser, config_of, finished_runs
+    from babyllama.benchmark_tables import all_tables, print_tables, render
+    from babyllama.plugins import load_plugins
+
+    args = build_parser(BENCHMARKS).parse_args(argv)
+    config = config_of(args)
+    load_plugins(args.plugin)
+    chosen = [p for c in config.checkpoints for p in (sorted(glob.glob(c)) or [c])] or finished_runs()
+    if not chosen:
+        raise ConfigError("models/: no finished run there; give run folders: python benchmark.py FOLDER FOLDER")
+    suite = BenchmarkSuite(chosen, device=args.device, config=config, use_cache=not args.no_cache)
+    results = suite.run_all_benchmarks()
+    page = suite.save(results, args.output)
+    tables = all_tables(results)
+    if args.format == "table":
+        print_tables(tables)
+    else:
+        say("\n\n".join(render(table, args.format) for table in tables))
+    for note in results["notes"]:
+        say(f"note: {note}")
+    say(f"written: {page.parent / RESULTS}, page: {page}")
+    return 1 if suite.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,265 @@
+"""The comparison of runs from end to end on tiny real models, its tables, its page, its cache and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import benchmark
+from babyllama import plugins
+from babyllama.benchmark_config import BenchmarkConfig, load_benchmark_config
+from babyllama.benchmark_plots import pareto_front
+from babyllama.benchmark_report import render, verdicts
+from babyllama.benchmark_tables import TableData, all_tables, quality_table
+from babyllama.benchmark_tables import render as render_table
+from babyllama.cli import run_command
+from babyllama.compare_runs import ScoredRun, compare_all, contestants, items_of, metrics_of
+from babyllama.consistency import consistency
+from babyllama.errors import ConfigError
+from babyllama.jsonio import read_json
+from benchmark import BenchmarkSuite
+
+TEXT = "".join(
+    f"The dog number {n} ran to the old house.\nShe looked at the little dog.\n<|endoftext|>\n" for n in range(12)
+)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tiny_llama: Any, tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Two models of one tokenizer, and a text to score them on."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, model in (("llama", tiny_llama), ("gpt2", tiny_gpt2)):
+        model.save_pretrained(folder / name)
+        tiny_tokenizer.save_pretrained(folder / name)
+    (folder / "text.txt").write_text(TEXT)
+    return {"llama": folder / "llama", "gpt2": folder / "gpt2", "text": folder / "text.txt"}
+
+
+def config(runs: dict[str, Path], **keys: Any) -> BenchmarkConfig:
+    return BenchmarkConfig(eval_data=[str(runs["text"])], num_samples=2, completion_items=8, **keys)
+
+
+def test_all_benchmarks_results_and_page(runs: dict[str, Path], tmp_path: Path) -> None:
+    suite = BenchmarkSuite([runs["llama"], runs["gpt2"]], device="cpu", config=config(runs))
+    results = suite.run_all_benchmarks()
+    page = suite.save(results, tmp_path)
+    written = read_json(tmp_path / "benchmark_results.json")
+    assert written["schema_version"] == 1
+    assert set(written["runs"]) == {"llama", "gpt2"}
+    for run in written["runs"].values():
+        assert run["benchmarks"]["perplexity"]["bits_per_byte"] > 0
+        assert run["benchmarks"]["speed"]["batch_1_tokens_per_second"] > 0
+        assert -1 <= run["benchmarks"]["consistency"]["consistency"] <= 1
+        assert run["cost"]["train_seconds"] is None
+    [entry] = [c for c in written["comparisons"] if c["metric"] == "bits_per_byte"]
+    values = [written["runs"][name]["benchmarks"]["perplexity"]["bits_per_byte"] for name in (entry["a"], entry["b"])]
+    assert entry["difference"] == pytest.approx(values[0] - values[1], abs=1e-9)
+    assert "one seed each" in entry["note"]
+    html = page.read_text()
+    assert html.startswith("<!doctype html>") and "not about their recipes" in html
+    assert "where BLiMP" in " ".join(written["notes"]) or "BLiMP" in " ".join(written["notes"])
+
+
+def test_scores_come_from_the_cache_until_a_weight_changes(runs: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(runs["llama"], tmp_path / "llama")
+    keys = {"benchmarks": ["perplexity", "completion"], "seed": 3}
+
+    def hits() -> int:
+        suite = BenchmarkSuite([copy, runs["gpt2"]], device="cpu", config=config(runs, **keys))
+        suite.run_all_benchmarks()
+        return suite.cache.hits
+
+    assert (hits(), hits()) == (0, 4)
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert hits() == 2
+
+
+def test_a_good_run_among_broken_ones(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    broken = shutil.copytree(runs["llama"], tmp_path / "broken")
+    with (broken / "model.safetensors").open("r+b") as handle:
+        handle.truncate(1000)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    folders = [str(p) for p in (runs["llama"], broken, tmp_path / "empty", tmp_path / "notes.txt")]
+    arguments = [*folders, "--eval-data", str(runs["text"]), "--benchmarks", "perplexity", "--device", "cpu"]
+    assert run_command(benchmark.main, [*arguments, "--output", str(tmp_path), "--format", "markdown"]) == 1
+    out, err = capsys.readouterr()
+    assert "| llama |" in out
+    assert len(err.strip().splitlines()) == 3
+    for name in ("broken", "empty", "notes.txt"):
+        assert name in err
+
+
+def test_nothing_to_compare_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(benchmark.main, []) == 2
+    assert "no finished run" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run_command(benchmark.main, [str(tmp_path / "empty")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--benchmarks", "perplexty"], "known: perplexity"),
+        (["--group", "a"], "write --group NAME=RUN,RUN"),
+        (["--group", "a=nobody"], "none of the compared runs"),
+        (["--num-samples", "0"], "num_samples"),
+        (["--custom-prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--benchmark-config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_bad_flags(runs: dict[str, Path], arguments: list[str], said: str, capsys: pytest.CaptureFixture) -> None:
+    given = [str(runs["llama"]), "--eval-data", str(runs["text"]), "--device", "cpu"]
+    if "--group" in arguments:
+        given += ["--benchmarks", "consistency"]
+    assert run_command(benchmark.main, [*given, *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "b.yaml"
+    file.write_text("benchmarks: [speed]\nnum_samples: 3\ngroups:\n  base: [a, b]\n")
+    loaded = load_benchmark_config(file)
+    assert (loaded.benchmarks, loaded.num_samples, loaded.groups) == (["speed"], 3, {"base": ["a", "b"]})
+    file.write_text("benchmark: [speed]\nnum_samples: many\n")
+    with pytest.raises(ConfigError) as error:
+        load_benchmark_config(file)
+    assert len(error.value.problems) == 2
+    assert "did you mean benchmarks?" in str(error.value)
+
+
+def test_a_subclass_and_a_plugin_add_benchmarks(runs: dict[str, Path]) -> None:
+    class Mine(BenchmarkSuite):
+        def run_depth_benchmark(self) -> dict[str, Any]:
+            return self.for_each("depth", lambda run: {"layers": run.model.config.num_hidden_layers})
+
+    plugins.register_benchmark("vocabulary", lambda run: {"tokens": len(run.tokenizer)})
+    try:
+        keys = {"benchmarks": ["depth", "vocabulary"]}
+        results = Mine([runs["llama"]], device="cpu", config=config(runs, **keys)).run_all_benchmarks()
+    finally:
+        plugins.BENCHMARKS.clear()
+    found = results["runs"]["llama"]["benchmarks"]
+    assert found["depth"] == {"layers": 2}
+    assert found["vocabulary"]["tokens"] > 256
+    assert "layers" in render(results)
+
+
+def test_no_common_text_is_a_dash_with_its_reason(runs: dict[str, Path]) -> None:
+    suite = BenchmarkSuite([runs["llama"]], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity", "speed"]))
+    results = suite.run_all_benchmarks()
+    assert quality_table(results).rows[0][1] == "–"
+    assert "give --eval-data" in results["notes"][0].lower() or "--eval-data" in results["notes"][0]
+
+
+def test_models_beyond_the_memory_limit_are_loaded_one_at_a_time(runs: dict[str, Path], monkeypatch: Any) -> None:
+    monkeypatch.setattr(benchmark, "MODELS_KEPT_BYTES", 0)
+    suite = BenchmarkSuite([runs["llama"]], device="cpu", config=config(runs, benchmarks=["consistency"]))
+    suite.run_all_benchmarks()
+    assert suite.runs[0].results["consistency"]["num_pairs"] == 24
+
+
+def test_tokenizers_that_differ_leave_perplexity_out(runs: dict[str, Path]) -> None:
+    results = BenchmarkSuite(
+        [runs["llama"], runs["gpt2"]], device="cpu", config=config(runs, benchmarks=["perplexity"])
+    ).run_all_benchmarks()
+    assert "perplexity" in quality_table(results).head
+    results["runs"]["gpt2"]["tokenizer"] = "another"
+    assert "perplexity" not in quality_table(results).head
+    assert "cannot be compared" in render(results)
+
+
+def _scored(name: str, shift: float, count: int = 40) -> ScoredRun:
+    records = [
+        {"task": "perplexity", "item": n, "nll": 100.0 + n + shift * (1 + n % 3), "bytes": 50} for n in range(count)
+    ]
+    pairs = [
+        {"task": "minimal_pairs", "set": "b", "uid": f"p{n % 4}", "pair_id": str(n), "correct": (n * 7) % 10 > shift}
+        for n in range(count)
+    ]
+    return ScoredRun(name, items_of([*records, *pairs]))
+
+
+def test_recipes_with_seeds_are_told_apart_and_equal_ones_are_not() -> None:
+    seeds = [0.0, 0.4, -0.3]
+    runs = [_scored(f"a-seed{i}", s) for i, s in enumerate(seeds)]
+    runs += [_scored(f"b-seed{i}", s + 0.05) for i, s in enumerate(seeds)]
+    runs += [_scored(f"c-seed{i}", s + 6) for i, s in enumerate(seeds)]
+    teams = contestants([run.name for run in runs])
+    assert [team.name for team in teams] == ["a", "b", "c"]
+    found = compare_all(runs, teams, metrics_of(runs))
+    holds = {(e["metric"], e["a"], e["b"]): e["better"] for e in found}
+    assert holds["bits_per_byte", "a", "b"] is None
+    assert holds["bits_per_byte", "a", "c"] == "a"
+    assert holds["minimal_pairs:b", "b", "c"] == "b"
+    assert all(e["p_corrected"] >= e["p_value"] for e in found)
+    assert found[0]["smallest_permutation_p"] == pytest.approx(0.1)
+
+
+def test_a_recipe_against_a_single_run_borrows_its_noise() -> None:
+    runs = [_scored("a-seed1", 0.0), _scored("a-seed2", 0.5), _scored("other", 0.2)]
+    [first, *_] = compare_all(runs, contestants([r.name for r in runs]), metrics_of(runs))
+    assert "single seed" in first["note"]
+
+
+def test_a_run_in_two_groups_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is also in"):
+        contestants(["x"], {"a": ["x"], "b": ["x"]})
+
+
+def test_verdicts_say_when_nobody_can_say() -> None:
+    rows = [
+        {"name": n, "value": v, "better_than": b} for n, v, b in (("a", 1.0, ["c"]), ("b", 1.1, []), ("c", 2.0, []))
+    ]
+    metric = {"name": "bits_per_byte", "label": "bits per byte", "ranking": rows}
+    assert verdicts({"metrics": [metric]}) == ["Bits per byte: a has the best score and is not told apart from b."]
+    assert "not told apart" in verdicts({"metrics": [metric | {"ranking": rows[1:]}]})[0]
+    won = [rows[0] | {"better_than": ["b", "c"]}, *rows[1:]]
+    assert "better than all 2 others" in verdicts({"metrics": [metric | {"ranking": won}]})[0]
+
+
+def test_table_formats() -> None:
+    table = TableData("A & B", ("run", "x_1"), (("r|1", "5%"), ("r2", "–")))
+    assert "| r\\|1 | 5% |" in render_table(table, "markdown")
+    assert render_table(table, "csv").splitlines()[1] == "A & B,r|1,5%"
+    latex = render_table(table, "latex")
+    assert r"\caption{A \& B}" in latex and r"r|1 & 5\% \\" in latex and r"x\_1" in latex
+
+
+def test_hostile_names_and_samples_stay_text(runs: dict[str, Path]) -> None:
+    results = BenchmarkSuite(
+        [runs["llama"], runs["gpt2"]], device="cpu", config=config(runs, benchmarks=["perplexity", "repetition"])
+    ).run_all_benchmarks()
+    attack = "<script>alert(1)</script>"
+    results["runs"][attack] = results["runs"].pop("gpt2")
+    results["runs"][attack]["benchmarks"]["repetition"]["samples"] = [
+        {"prompt": attack, "completion": "</pre>" + attack}
+    ]
+    for entry in results["comparisons"]:
+        entry["a"] = attack
+    page = render(results)
+    assert "<script" not in page and "&lt;script&gt;alert" in page
+    assert all_tables(results)
+
+
+def test_consistency_of_equal_prompts_is_one(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    pairs = [("The dog", "The dog"), ("She looked at", "She looked at")]
+    figures, items = consistency(tiny_llama, tiny_tokenizer, window=32, pairs=pairs)
+    assert figures["paraphrase_divergence"] == pytest.approx(0, abs=1e-9)
+    assert figures["consistency"] == pytest.approx(1)
+    assert figures["unrelated_divergence"] > 0
+    assert len(items) == 2
+
+
+def test_pareto_front_with_higher_is_better() -> None:
+    assert pareto_front([1, 1, 2, 3], [50.0, 60.0, 55.0, 70.0], higher_is_better=True) == [1, 3]
