@@ -57,6 +57,7 @@ class ModelEvaluator:
         num_samples: Texts to generate.
         temperature: Of sampling.
         seed: Of sampling and of bootstrap draws.
+        screen_pairs: Minimal pairs in bfloat16 first, narrow ones again in float32: faster, the same choices.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -77,6 +78,7 @@ class ModelEvaluator:
         num_samples: int = 10,
         temperature: float = 0.8,
         seed: int = 0,
+        screen_pairs: bool = False,
     ) -> None:
         from babyllama.checkpoint_loading import load_model, load_tokenizer_of
         from babyllama.runtime import keep_freed_memory, resolve_device
@@ -92,6 +94,7 @@ class ModelEvaluator:
         self.stride = stride
         self.batch_tokens = batch_tokens or BATCH_TOKENS
         self.prompts = prompts
+        self.screen_pairs = screen_pairs
         self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
         self.items: list[dict[str, Any]] = []
         self._check_window()
@@ -193,6 +196,7 @@ class ModelEvaluator:
                 pairs,
                 max_length=self.max_positions,
                 batch_tokens=self.batch_tokens,
+                screen=self.screen_pairs,
                 progress=partial(progress, description=f"minimal pairs: {name}"),
             )
             found[name] = figures
@@ -382,6 +386,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of *.jsonl pairs (BLiMP)"
     )
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
+    parser.add_argument("--screen-pairs", action="store_true", help="bfloat16 first: faster, the same choices")
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(TASKS)} and a plugin's; default: all")
     parser.add_argument("--num-samples", type=int, default=10, help="texts to generate (default: %(default)s)")
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
@@ -426,6 +431,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_samples=args.num_samples,
         temperature=args.temperature,
         seed=args.seed,
+        screen_pairs=args.screen_pairs,
     )
     evaluator.batch_tokens = _batch_tokens(args.batch_size, evaluator.window) or evaluator.batch_tokens
     say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")

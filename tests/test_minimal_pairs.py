@@ -100,3 +100,16 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_a_sentence_longer_than_the_model_is_refused(tiny_llama: Any, tiny_tokenizer: Any) -> None:
     with pytest.raises(DataError, match="longer than the model's 4"):
         score_sentences(tiny_llama, tiny_tokenizer, ["the old house near the river"], max_length=4)
+
+
+def test_screening_keeps_every_choice(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    """A random model's margins are narrow, so that most pairs are scored again; clear ones keep their rounded score."""
+    words = "dog cat house tree girl boys apples school river bird".split()
+    texts = [(f"The {a} ran to the {b}.", f"The {b} {a} {b} to the ran {a}.") for a in words for b in words if a != b]
+    pairs = [Pair("order", str(number), good, bad) for number, (good, bad) in enumerate(texts)]
+    _, exact = evaluate_pairs(tiny_llama, tiny_tokenizer, pairs)
+    _, screened = evaluate_pairs(tiny_llama, tiny_tokenizer, pairs, screen=True)
+    assert [item["correct"] for item in screened] == [item["correct"] for item in exact]
+    margins = [abs(item["good"] - item["bad"]) for item in exact]
+    narrow = min(range(len(pairs)), key=margins.__getitem__)
+    assert screened[narrow] == exact[narrow]
