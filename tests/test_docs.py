@@ -42,3 +42,34 @@ def test_the_presets_of_the_readme_exist() -> None:
     named = set(re.findall(r"(?:llama|gpt|babylm)[\w-]*\d*M?[\w-]*", table))
     files = {path.stem for path in (ROOT / "config").glob("*.yaml")}
     assert files <= named
+
+
+def _documented(section: str) -> set[str]:
+    text = (ROOT / "docs/results.md").read_text().split(f"## {section}")[1].split("\n## ")[0]
+    return set(re.findall(r"`([\w.*]+)`", text))
+
+
+def test_every_key_of_an_evaluation_is_documented(tiny_run: Path, tmp_path: Path) -> None:
+    from evaluate import TASKS, ModelEvaluator
+
+    (tmp_path / "t.txt").write_text("The dog ran to the old house. She looked at the little dog.\n" * 5)
+    (tmp_path / "p.jsonl").write_text('{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n')
+    evaluator = ModelEvaluator(
+        tiny_run,
+        "cpu",
+        eval_data=[str(tmp_path / "t.txt")],
+        minimal_pairs=[str(tmp_path / "p.jsonl")],
+        window=32,
+        num_samples=1,
+    )
+    results = evaluator.run(TASKS)
+    known = _documented("evaluation_results.json (version 1)")
+    known |= {f"{key}_ci" for key in ("perplexity", "average_loss", "bits_per_byte")}
+    found = set(results)
+    for task in ("generation", "token_statistics", "completion", "speed"):
+        found |= set(results[task])
+    for figures in results["minimal_pairs"].values():
+        found |= set(figures) | {key for row in figures["paradigms"].values() for key in row}
+    assert found <= known
+    items = {key for item in evaluator.items for key in item}
+    assert items <= _documented("evaluation_items.jsonl.gz") | {"task"}

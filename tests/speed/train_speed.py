@@ -1,0 +1,290 @@
+"""How fast a training is, ours against the stock HuggingFace Trainer, in one alternating run.
+
+    python -m tests.speed.train_speed --config config/llama-10M.yaml
+    python -m tests.speed.train_speed --config config/gpt-97M.yaml --steps 12 --variants stock,ours --device cuda
+
+Every measurement is a process of its own (allocator, compile state and peak memory belong to a process), the variants
+take turns for `--rounds` rounds, and the median of a variant's rounds is shown. All train the same model from the same
+seed on the same chunks in the same order:
+
+    stock-fp32   Trainer as it comes, float32, micro-batches of 8
+    stock        Trainer with bf16 and torch_compile, the whole batch at once
+    ours         this package, AdamW
+    ours-muon    this package, the recipe's Muon
+
+Utilisation is model FLOPs (babyllama/flops.py) over the rate of a bf16 matrix product measured in the same run, or on a
+GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VARIANTS = ("stock-fp32", "stock", "ours", "ours-muon")
+WARM_UP = 8  # steps that are not timed
+
+
+def matrix_rate(device: str, seconds: float = 2.0) -> float:
+    """FLOP/s of a 2,048-wide bf16 matrix product (8,192 on a GPU), the best of what fits into the time."""
+    import torch
+
+    size = 8192 if device.startswith("cuda") else 2048
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    best, started = 0.0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        for _ in range(4):
+            a @ a
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - begun))
+    return best
+
+
+def child(spec: dict[str, Any]) -> dict[str, Any]:
+    """Train one variant for some steps in this process; its figures."""
+    from babyllama.callbacks import StepClock
+    from babyllama.checkpoint_loading import quiet_libraries
+    from babyllama.config import load_config
+    from babyllama.flops import flops_per_token
+    from babyllama.run_record import peak_memory_bytes
+    from train import create_model, prepare_data
+
+    quiet_libraries()
+    variant = spec["variant"]
+    overrides = {"training.max_steps": spec["steps"], "training.device": spec["device"], "model.name": "speed"}
+    overrides |= {"training.save_steps": 10**6, "training.eval_steps": 10**6, "training.logging_steps": 1}
+    if variant != "ours-muon":
+        overrides |= {"training.optimizer": "adamw"}
+    if spec["compile"]:
+        overrides["training.torch_compile"] = spec["compile"]
+    if spec["train_path"]:
+        overrides["data.train_path"] = spec["train_path"]
+    config = load_config(spec["config"], spec["set"], overrides)
+    data = prepare_data(config)
+    model = create_model(config, data.tokenizer)
+    clock = MomentClock(spec["started"])
+    with tempfile.TemporaryDirectory() as folder:
+        make = stock_trainer if variant.startswith("stock") else our_trainer
+        trainer = make(config, model, data, Path(folder), variant)
+        timer = StepClock()
+        trainer.add_callback(timer)
+        trainer.add_callback(clock)
+        if spec["profile"]:
+            profile(trainer)
+        else:
+            trainer.train()
+    tokens = config.training.batch_size * config.data.seq_length
+    timed = timer.steps[WARM_UP - 4 :] or timer.steps
+    return {
+        "tokens_per_second": tokens / statistics.median(timed) if timed else None,
+        "flops_per_token": flops_per_token(model, config.data.seq_length),
+        "peak_memory_bytes": peak_memory_bytes(spec["device"]),
+        "first_step_seconds": clock.moments.get(1),
+        "hundredth_step_seconds": clock.moments.get(100),
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def MomentClock(started: float) -> Any:  # noqa: N802 - a class made late, so that --help imports nothing heavy
+    """A callback that notes how long after `started` (time.time of the command) some steps ended."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        moments: dict[int, float] = {}  # noqa: RUF012 - one instance a process
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step in (1, 100):
+                self.moments[state.global_step] = time.time() - started
+
+    return Clock()
+
+
+def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) -> Any:
+    """What `train.train` builds."""
+    from babyllama import runtime as rt
+    from babyllama.plan import plan_run
+    from train import build_trainer, packed_datasets
+
+    chunks = len(packed_datasets(config, data)[0])
+    size = sum(parameter.numel() for parameter in model.parameters())
+    runtime = rt.decide(config, total_steps=plan_run(config, chunks).total_steps, num_parameters=size)
+    rt.apply(runtime)
+    print(runtime.line(), file=sys.stderr)
+    return build_trainer(config, model, data, runtime, folder)
+
+
+def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) -> Any:
+    """HuggingFace's Trainer on the same chunks, as its documentation would have one write it."""
+    from torch.utils.data import Dataset
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    from babyllama.optim import schedule_arguments
+    from train import packed_datasets
+
+    packed, _ = packed_datasets(config, data)
+
+    class Rows(Dataset):
+        def __len__(self) -> int:
+            return len(packed)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            batch = packed.__getitems__([index])
+            return {"input_ids": batch["input_ids"][0], "labels": batch["labels"][0]}
+
+    training = config.training
+    plain = variant == "stock-fp32"
+    micro = min(8, training.batch_size) if plain else training.batch_size // training.gradient_accumulation_steps
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=training.batch_size // micro,
+        max_steps=training.max_steps,
+        learning_rate=training.lr,
+        weight_decay=training.weight_decay,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
+        max_grad_norm=training.max_grad_norm,
+        bf16=not plain,
+        torch_compile=not plain,
+        use_cpu=training.device == "cpu",
+        seed=training.seed,
+        data_seed=training.seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **schedule_arguments(training, training.max_steps),
+    )
+    return Trainer(model=model, args=arguments, train_dataset=Rows(), data_collator=default_data_collator)
+
+
+def profile(trainer: Any) -> None:
+    """Train under torch's profiler and print the operations that take longest of themselves."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
+    from transformers import TrainerCallback
+
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if trainer.args.device.type == "cuda" else [])
+    profiler = torch_profile(activities=kinds)
+
+    class Window(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == WARM_UP:
+                profiler.__enter__()
+
+    trainer.add_callback(Window())
+    trainer.train()
+    profiler.__exit__(None, None, None)
+    key = "self_cuda_time_total" if len(kinds) > 1 else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=key, row_limit=18, max_name_column_width=46), file=sys.stderr)
+
+
+def run_child(spec: dict[str, Any]) -> dict[str, Any]:
+    """One measurement in its own process."""
+    command = [sys.executable, "-m", "tests.speed.train_speed", "--child"]
+    environment = os.environ | {"BABYLLAMA_SPEED": json.dumps(spec | {"started": time.time()})}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.rstrip().split("\n")[-1])
+
+
+def show(results: dict[str, Any]) -> None:
+    """The table."""
+    rows = results["variants"]
+    print(f"{results['config']}: matrix product {results['matrix_flops'] / 1e9:,.0f} GFLOP/s")
+    print(f"{'':<12}{'tokens/s':>10}{'of matrix rate':>16}{'memory':>10}{'1st step':>10}{'100th':>8}")
+    for name, row in rows.items():
+        hundredth = f"{row['hundredth_step_seconds']:.1f} s" if row["hundredth_step_seconds"] else "-"
+        print(
+            f"{name:<12}{row['tokens_per_second']:>10,.0f}{100 * row['utilisation']:>15.1f}%"
+            f"{row['peak_memory_bytes'] / 1e9:>7.2f} GB{row['first_step_seconds']:>8.1f} s{hundredth:>8}"
+        )
+    for a in rows:
+        if a.startswith("ours"):
+            for b in (n for n in rows if n.startswith("stock")):
+                print(f"{a} / {b}: {rows[a]['tokens_per_second'] / rows[b]['tokens_per_second']:.2f}")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All variants in turn."""
+    spec = {
+        "config": args.config,
+        "steps": args.steps,
+        "device": args.device,
+        "set": args.set,
+        "compile": args.torch_compile,
+        "train_path": args.train_path,
+        "profile": args.profile,
+    }
+    wanted = args.variants.split(",")
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    rates = [matrix_rate(args.device)]
+    for number in range(args.rounds):
+        for name in wanted:
+            rounds[name].append(run_child(spec | {"variant": name}))
+            print(f"round {number + 1}: {name} {rounds[name][-1]['tokens_per_second']:,.0f} tokens/s", file=sys.stderr)
+        rates.append(matrix_rate(args.device))
+    peak = statistics.median(rates)
+    found = {}
+    for name, runs in rounds.items():
+        row = {
+            key: statistics.median(values) if (values := [r[key] for r in runs if r[key] is not None]) else None
+            for key in runs[0]
+            if key != "losses"
+        }
+        row["utilisation"] = row["tokens_per_second"] * row["flops_per_token"] / peak
+        found[name] = row | {"rounds": [r["tokens_per_second"] for r in runs], "losses": runs[-1]["losses"]}
+    return {"config": args.config, "device": args.device, "matrix_flops": peak, "variants": found}
+
+
+def show_curve(variants: dict[str, Any]) -> None:
+    """Losses of the variants, a tenth of the run at a time."""
+    names = list(variants)
+    losses = [variants[name]["losses"] for name in names]
+    print("step".rjust(6), *(name.rjust(12) for name in names))
+    part = max(1, len(losses[0]) // 10)
+    for start in range(0, len(losses[0]), part):
+        print(
+            str(min(start + part, len(losses[0]))).rjust(6),
+            *(f"{statistics.mean(loss[start : start + part]):12.4f}" for loss in losses),
+        )
+
+
+def main() -> int:
+    """The command line."""
+    if "--child" in sys.argv:
+        print("\n" + json.dumps(child(json.loads(os.environ["BABYLLAMA_SPEED"]))))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="config/llama-10M.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--train-path", help="text; default: the preset's")
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--torch-compile", default="true", help="of ours: auto, true or false")
+    parser.add_argument("--profile", action="store_true", help="show the operations that take longest")
+    parser.add_argument("--curve", action="store_true", help="compare the losses")
+    parser.add_argument("--output", metavar="FILE.json")
+    args = parser.parse_args()
+    results = measure(args)
+    show(results)
+    if args.curve:
+        show_curve(results["variants"])
+    if args.output:
+        Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
