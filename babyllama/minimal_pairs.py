@@ -5,7 +5,7 @@ normalisation (Warstadt et al. 2020, arXiv 1912.00582). A pair is right when goo
 Accuracy is given by paradigm (UID, else the file's name); overall is the plain mean over paradigms, the field's
 convention; by term and field it is weighted by pairs.
 
-Each distinct sentence is scored once. A sentence that the tokenizer reads as no token at all scores 0 and is counted
+Both sentences of a pair are scored in one pass (pair_scoring.py). A sentence without a token scores 0 and is counted
 in `empty_sentences`.
 """
 
@@ -24,11 +24,12 @@ import torch
 
 from babyllama.errors import DataError
 from babyllama.metrics import encode_text, first_context
+from babyllama.pair_scoring import score_pairs, supports_pairs
 from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.statistics import wilson
 
 CALIBRATION_PAIRS = 512
-NARROW_ERRORS, NARROW_AT_LEAST = 4.0, 0.5  # nats
+NARROW_SIGMAS, NARROW_AT_LEAST = 8.0, 0.1  # standard deviations of the error; nats
 WHERE_TO_GET = (
     "no minimal pairs: BLiMP (Warstadt et al. 2020, GitHub alexwarstadt/blimp, folder data/) "
     "can be given with --minimal-pairs DIR"
@@ -143,10 +144,7 @@ def score_sentences(
     first = first_context(tokenizer)
     distinct = list(dict.fromkeys(sentences))
     encoded = encode_text(tokenizer, distinct)
-    longest = max(map(len, encoded), default=0)
-    if max_length is not None and longest > max_length:
-        text = distinct[[len(tokens) for tokens in encoded].index(longest)]
-        raise DataError(f"a sentence of {longest} tokens is longer than the model's {max_length}: {text[:60]!r}...")
+    _check_lengths(distinct, encoded, max_length)
     filled = [i for i, tokens in enumerate(encoded) if tokens]
     inputs = [[first, *encoded[i][:-1]] for i in filled]
     targets = [encoded[i] for i in filled]
@@ -156,36 +154,69 @@ def score_sentences(
     return [scores[sentence] for sentence in sentences]
 
 
-def screened_scores(model: Any, tokenizer: Any, sentences: Sequence[str], **options: Any) -> list[float]:
-    """Scores of pairs (good, bad, good, bad, ...): bfloat16 where the margin is clear, float32 where it is narrow.
+def pair_scores(
+    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], *, max_length: int | None = None, **options: Any
+) -> list[tuple[float, float]]:
+    """Scores of the good and the bad sentence of each pair; what a pair shares from the left is computed once.
 
-    How far bfloat16 moves a margin is measured first, on 512 pairs scored both ways; a margin is narrow below four
-    times the largest such error (at least half a nat). Narrow pairs are scored again in float32.
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        texts: (good, bad).
+        max_length: Positions the model has; a longer sentence is an error.
+        **options: batch_tokens and progress, as for `score_sentences`.
+
+    Raises:
+        DataError: A sentence has more tokens than the model has positions.
+    """
+    first = first_context(tokenizer)
+    flat = [text for pair in texts for text in pair]
+    if not supports_pairs(model, first):
+        scores = score_sentences(model, tokenizer, flat, max_length=max_length, **options)
+        return list(zip(scores[::2], scores[1::2], strict=True))
+    encoded = encode_text(tokenizer, flat)
+    _check_lengths(flat, encoded, max_length)
+    return score_pairs(model, list(zip(encoded[::2], encoded[1::2], strict=True)), first, **options)
+
+
+def _check_lengths(texts: Sequence[str], encoded: Sequence[Sequence[int]], max_length: int | None) -> None:
+    longest = max(map(len, encoded), default=0)
+    if max_length is not None and longest > max_length:
+        text = texts[[len(tokens) for tokens in encoded].index(longest)]
+        raise DataError(f"a sentence of {longest} tokens is longer than the model's {max_length}: {text[:60]!r}...")
+
+
+def screened_scores(
+    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], **options: Any
+) -> list[tuple[float, float]]:
+    """Scores of pairs: bfloat16 where the margin is clear, float32 where it is narrow.
+
+    How far bfloat16 moves a margin is measured first, on 512 pairs scored both ways; a margin is narrow below eight
+    standard deviations of that error, and below twice the largest error seen. Narrow pairs are scored again in float32.
 
     Args:
         model: A causal language model in evaluation mode, float32.
         tokenizer: Its tokenizer.
-        sentences: Good and bad sentences in turn.
-        **options: As for `score_sentences`.
+        texts: (good, bad).
+        **options: As for `pair_scores`.
     """
+    supports_pairs(model, first_context(tokenizer))  # tried in float32: the copy inherits the answer
     low = copy.deepcopy(model).to(torch.bfloat16)
-    scores = np.array(score_sentences(low, tokenizer, sentences, **options)).reshape(-1, 2)
-    step = max(1, len(scores) // CALIBRATION_PAIRS)
+    scores = np.array(pair_scores(low, tokenizer, texts, **options)).reshape(-1, 2)
     exact: dict[int, tuple[float, float]] = {}
 
     def rescore(chosen: list[int]) -> None:
-        texts = [sentences[2 * i + side] for i in chosen for side in (0, 1)]
-        values = score_sentences(model, tokenizer, texts, **options)
-        exact.update(zip(chosen, zip(values[::2], values[1::2], strict=True), strict=True))
+        values = pair_scores(model, tokenizer, [texts[i] for i in chosen], **options)
+        exact.update(zip(chosen, values, strict=True))
 
-    rescore(list(range(0, len(scores), step)))
+    rescore(list(range(0, len(scores), max(1, len(scores) // CALIBRATION_PAIRS))))
     margins = scores[:, 0] - scores[:, 1]
-    errors = [abs(margins[i] - (good - bad)) for i, (good, bad) in exact.items()]
-    narrow = max(NARROW_AT_LEAST, NARROW_ERRORS * max(errors))
+    errors = np.array([margins[i] - (good - bad) for i, (good, bad) in exact.items()])
+    narrow = max(NARROW_AT_LEAST, NARROW_SIGMAS * float(np.sqrt(np.mean(errors**2))), 2 * float(np.abs(errors).max()))
     rescore([i for i in np.flatnonzero(np.abs(margins) < narrow).tolist() if i not in exact])
     for index, values in exact.items():
         scores[index] = values
-    return scores.reshape(-1).tolist()
+    return [(good, bad) for good, bad in scores.tolist()]
 
 
 def evaluate_pairs(
@@ -214,13 +245,14 @@ def evaluate_pairs(
         Figures (accuracy, accuracy_ci, num_pairs, ties, paradigms, terms, fields) and one dict a pair with uid,
         pair_id, good, bad (nats) and correct.
     """
-    sentences = [text for pair in pairs for text in (pair.good, pair.bad)]
-    scorer = screened_scores if screen else score_sentences
-    scores = scorer(model, tokenizer, sentences, max_length=max_length, batch_tokens=batch_tokens, progress=progress)
+    texts = [(pair.good, pair.bad) for pair in pairs]
+    scorer = screened_scores if screen else pair_scores
+    scores = scorer(model, tokenizer, texts, max_length=max_length, batch_tokens=batch_tokens, progress=progress)
     items = [
         {"uid": pair.uid, "pair_id": pair.pair_id, "good": good, "bad": bad, "correct": good > bad}
-        for pair, good, bad in zip(pairs, scores[::2], scores[1::2], strict=True)
+        for pair, (good, bad) in zip(pairs, scores, strict=True)
     ]
+    sentences = [text for pair in texts for text in pair]
     figures = summarize_pairs(pairs, items)
     figures["empty_sentences"] = sum(not tokens for tokens in encode_text(tokenizer, sentences))
     return figures, items
