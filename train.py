@@ -281,6 +281,7 @@ def build_trainer(
         data=data,
         runtime=runtime,
         curve_chunks=config.data.eval_samples or CURVE_CHUNKS,
+        total_steps=plan.total_steps,
     )
     trainer.add_callback(EpochSetter(train_set))
     trainer.add_callback(LogFile(run_dir / LOG))
@@ -309,6 +310,8 @@ def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSig
 
     trainer.add_callback(StopOnSignal(signals))
     trainer.last_good_checkpoint = checkpoint
+    if checkpoint is not None and trainer.take_finished(checkpoint):
+        return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (NumericError, Interrupted):

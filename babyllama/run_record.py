@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import platform
 import resource
+import statistics
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -71,7 +72,7 @@ def training_metrics(
         "train_tokens": round(epoch * trainer.epoch_tokens),
         "train_words": round(epoch * trainer.epoch_words),
         "train_seconds": round(trainer.clock.training_seconds(), 2),
-        "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else None,
+        "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else _logged_speed(trainer),
         "peak_memory_bytes": peak_memory_bytes(trainer.runtime.device),
         "num_parameters": parameters,
         "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
@@ -90,6 +91,12 @@ def training_metrics(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": True,
     }
+
+
+def _logged_speed(trainer: BabyTrainer) -> float | None:
+    """Median of the log's speeds: where no step was timed in this process, since the training had ended before it."""
+    logged = [entry["tokens_per_second"] for entry in trainer.state.log_history if "tokens_per_second" in entry]
+    return statistics.median(logged) if logged else None
 
 
 def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
 from babyllama.callbacks import BestKeeper, StepClock
 from babyllama.console import say
@@ -51,12 +51,16 @@ class BabyTrainer(Trainer):
         data: PreparedData: its token and word counts scale the log.
         runtime: How the run is computed.
         curve_chunks: Held-out chunks of the curve's points.
+        total_steps: Optimizer steps of the whole run.
         **kwargs: For `transformers.Trainer`.
     """
 
     best: BestKeeper
 
-    def __init__(self, *, config: Config, data: Any, runtime: Runtime, curve_chunks: int, **kwargs: Any) -> None:
+    def __init__(
+        self, *, config: Config, data: Any, runtime: Runtime, curve_chunks: int, total_steps: int, **kwargs: Any
+    ) -> None:
+        self.total_steps = total_steps
         self.recipe = config.training
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
@@ -111,6 +115,28 @@ class BabyTrainer(Trainer):
             if self.peak:
                 logs["mfu"] = round(logs["tokens_per_second"] * self.flops_per_token / self.peak, 4)
         super().log(logs)
+
+    def take_finished(self, checkpoint: Path) -> bool:
+        """Take over a checkpoint that is the run's last: the process ended after it and before the model was saved.
+
+        The Trainer would train one more step from it.
+
+        Args:
+            checkpoint: A verified one.
+
+        Returns:
+            Whether it was the last; model and state are then as at the end of the training.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < self.total_steps:
+            return False
+        self.model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+        self.model.tie_weights()
+        self.state = state
+        for event in ("on_train_begin", "on_train_end"):
+            getattr(self.callback_handler, event)(self.args, self.state, self.control)
+        say(f"{checkpoint.name} is the last one of this run: nothing is left to train")
+        return True
 
     def restore_best_if_asked(self, run_dir: Path) -> None:
         """With `keep: best`, load the weights of the best point of the held-out curve."""

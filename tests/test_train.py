@@ -140,6 +140,22 @@ def test_same_seed_same_bits_and_a_resume_equals_the_uninterrupted_run(
     assert curves[0] == curves[1]
 
 
+def test_a_kill_after_the_last_checkpoint_trains_no_step_more(text: Path, tmp_path: Path) -> None:
+    """The process dies between the last checkpoint and the saved model: the resume takes the checkpoint as it is."""
+    config = config_for(text, tmp_path)
+    run = train(config).run_dir
+    before, log = weights(run), (run / "log_history.jsonl").read_text()
+    for name in ("training_metrics.json", "model.safetensors", "log_history.jsonl"):
+        (run / name).unlink()
+    result = train(config, resume=True)
+    assert not result.already_finished
+    assert weights(run) == before
+    assert not (run / "checkpoint-13").exists()
+    assert (run / "log_history.jsonl").read_text() == log
+    assert result.metrics["global_step"] == 12
+    assert result.metrics["tokens_per_second"] > 0
+
+
 def test_another_seed_gives_other_bits(text: Path, finished: Path, tmp_path: Path) -> None:
     assert weights(train(config_for(text, tmp_path, seed=7, max_steps=2)).run_dir) != weights(finished)
 
