@@ -23,6 +23,7 @@ TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
 RECORDS = (".jsonl", ".parquet")
 SPLIT_SUFFIX = {"train": ".train", "eval": ".dev"}
 BOM = b"\xef\xbb\xbf"
+LONGEST_LINE = 100_000  # bytes of plain text; bounds the memory of a file that has no line ends
 
 
 def _bare(path: Path) -> Path:
@@ -99,27 +100,51 @@ def _open(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
+def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[str]:
     """Lines of a text file without their ends; a byte-order mark is dropped.
 
     Args:
         path: The file.
         errors: `strict` stops at bytes that are not UTF-8 and at NUL bytes; `replace` puts U+FFFD there.
+        longest: Bytes after which a line is broken, at a space where there is one; None: never.
 
     Raises:
         DataError: With file, line and byte offset.
     """
-    offset = 0
+    offset, number = 0, 1
     try:
         with _open(path) as handle:
-            for number, raw in enumerate(handle, start=1):
-                if number == 1:
+            for raw in handle if longest is None else _bounded_lines(handle, longest):
+                if offset == 0:
                     _refuse_utf16(path, raw)
-                    raw = raw.removeprefix(BOM)
-                yield _decode(path, raw.rstrip(b"\n").removesuffix(b"\r"), number, offset, errors)
+                skipped = len(BOM) if offset == 0 and raw.startswith(BOM) else 0
+                text = raw[skipped:].removesuffix(b"\n").removesuffix(b"\r")
+                yield _decode(path, text, number, offset + skipped, errors)
                 offset += len(raw)
+                number += raw.endswith(b"\n")
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _bounded_lines(handle: BinaryIO, longest: int) -> Iterator[bytes]:
+    """Lines with their ends; one beyond `longest` bytes comes in pieces, broken behind a space or a whole character."""
+    rest = b""
+    while raw := rest + handle.readline(longest - len(rest)):
+        rest = b""
+        if len(raw) >= longest and not raw.endswith(b"\n"):
+            cut = raw.rfind(b" ", longest // 2) + 1 or _character_end(raw)
+            raw, rest = raw[:cut], raw[cut:]
+        yield raw
+
+
+def _character_end(raw: bytes) -> int:
+    """Where the last character that may be cut in two begins; the end where there is none within four bytes."""
+    for back in range(1, 5):
+        if raw[-back] >= 0xC0:
+            return len(raw) - back
+        if raw[-back] < 0x80:
+            break
+    return len(raw)
 
 
 def _refuse_utf16(path: Path, raw: bytes) -> None:
@@ -154,8 +179,9 @@ def read_documents(path: Path, errors: str = "strict") -> tuple[str, Iterator[Do
         return "one a line", (Document(text, domain, name) for text in _jsonl(path, errors) if text.strip())
     if kind_of(path) == ".parquet":
         return "one a row", (Document(text, domain, name) for text in _parquet(path) if text.strip())
-    rule = document_rule(domain, read_lines(path, errors))
-    return rule, (Document(text, domain, name) for text in split_lines(read_lines(path, errors), rule))
+    rule = document_rule(domain, read_lines(path, errors, LONGEST_LINE))
+    lines = read_lines(path, errors, LONGEST_LINE)
+    return rule, (Document(text, domain, name) for text in split_lines(lines, rule))
 
 
 def is_record_file(path: Path) -> bool:

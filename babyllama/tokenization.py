@@ -11,6 +11,7 @@ Text of a corpus that spells `</s>` is text, not a token: `encode_documents` swi
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIAL = (PAD, BOS, EOS)
 MIN_FREQUENCY = 2  # a merge seen once is a memory of one place, not a unit of the language
+
+ENDLESS = 1_000
+LOOK_FROM = 20_000  # characters; shorter documents are not looked through
+_ENDLESS = re.compile(rf"\S{{{ENDLESS},}}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -48,8 +53,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(_without_endless_words, texts), trainer)
     return wrap(tokenizer)
+
+
+def _without_endless_words(text: str) -> str:
+    """What merges can be learned from: of thousands of letters without a space (data, not words) the first 1,000.
+
+    The trainer keeps every distinct word whole, so that memory would grow with them.
+    """
+    return _ENDLESS.sub(lambda match: match[0][:ENDLESS], text) if len(text) > LOOK_FROM else text
 
 
 def wrap(tokenizer: Any) -> PreTrainedTokenizerFast:

@@ -126,3 +126,20 @@ def test_the_hub_path_reads_a_local_data_set_and_is_bounded(tmp_path: Path) -> N
 def test_an_unknown_hub_data_set_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cannot be loaded from the hub"):
         list(hub_documents("hf:nobody/nothing-here", "train", None))
+
+
+@pytest.mark.parametrize("text", ["x" * 1000, "ab " * 400, "é" * 500, "字" * 333 + "y", "a b\n" + "z" * 64 + "\nend"])
+def test_a_long_line_comes_in_pieces_that_join_to_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text(text + "\nlast\n")
+    pieces = list(read_lines(file, longest=64))
+    assert max(len(piece.encode()) for piece in pieces) <= 64
+    assert "".join(pieces).replace("\n", "") == text.replace("\n", "") + "last"
+    assert pieces[-1] == "last"
+
+
+def test_an_error_behind_a_long_line_names_the_right_line(tmp_path: Path) -> None:
+    file = tmp_path / "long.txt"
+    file.write_bytes(b"x" * 300 + b"\nok\n\xff\n")
+    with pytest.raises(DataError, match=r"line 3, byte 304"):
+        list(read_lines(file, longest=64))

@@ -20,7 +20,8 @@ CONFIG = f"""model: {{type: GPT2, name: run, hidden_size: 32, n_layer: 2, n_head
 data: {{vocab_size: 400, seq_length: 32}}
 training:
   {{optimizer: muon, lr: 3e-3, batch_size: 8, gradient_accumulation_steps: 2, max_steps: {STEPS},
-   save_steps: {SAVE_EVERY}, logging_steps: {SAVE_EVERY}, eval_steps: 15, device: cpu, torch_compile: false, bf16: false}}
+   save_steps: {SAVE_EVERY}, logging_steps: {SAVE_EVERY}, eval_steps: 15, device: cpu,
+   torch_compile: false, bf16: false}}
 """
 
 
