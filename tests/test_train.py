@@ -18,6 +18,7 @@ from babyllama.config import load_config
 from babyllama.errors import CheckpointError, ConfigError, NumericError
 from babyllama.jsonio import read_json
 from babyllama.plan import plan_run
+from babyllama.report import read_log
 from babyllama.schema import Config
 from babyllama.trainer import final_train_loss
 from train import create_model, train
@@ -144,14 +145,14 @@ def test_a_kill_after_the_last_checkpoint_trains_no_step_more(text: Path, tmp_pa
     """The process dies between the last checkpoint and the saved model: the resume takes the checkpoint as it is."""
     config = config_for(text, tmp_path)
     run = train(config).run_dir
-    before, log = weights(run), (run / "log_history.jsonl").read_text()
+    before, log = weights(run), read_log(run / "log_history.jsonl")
     for name in ("training_metrics.json", "model.safetensors", "log_history.jsonl"):
         (run / name).unlink()
     result = train(config, resume=True)
     assert not result.already_finished
     assert weights(run) == before
     assert not (run / "checkpoint-13").exists()
-    assert (run / "log_history.jsonl").read_text() == log
+    assert read_log(run / "log_history.jsonl") == log
     assert result.metrics["global_step"] == 12
     assert result.metrics["tokens_per_second"] > 0
 
