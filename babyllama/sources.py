@@ -73,7 +73,10 @@ def _why_missing(place: Path) -> str:
 
 
 def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.parts[-2:]))
+    entries = sorted(p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.parts[-2:]))
+    for dangling in (p for p in entries if p.is_symlink() and not p.exists() and kind_of(p) in TEXT + RECORDS):
+        raise DataError(f"{key}: {dangling}: {_why_missing(dangling)}. Mend or remove it.")
+    files = [p for p in entries if p.is_file()]
     readable = [p for p in files if kind_of(p) in TEXT + RECORDS]
     wanted = [p for p in readable if kind_of(p) == SPLIT_SUFFIX[split]]
     if not wanted and split == "train" and not any(kind_of(p) == ".dev" for p in readable):

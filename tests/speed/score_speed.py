@@ -127,7 +127,12 @@ def compare_text(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": d.text}) + "\n" for d in documents))
     (folder / "text.yaml").write_text(TEXT_TASK.format(files=json.dumps([str(folder / "text.jsonl")])))
     theirs = harness(
-        args.harness_python, args.checkpoint, "text", folder, f",max_length={evaluator.window},add_bos_token=False", args.batch_size
+        args.harness_python,
+        args.checkpoint,
+        "text",
+        folder,
+        f",max_length={evaluator.window},add_bos_token=False",
+        args.batch_size,
     )
     total = sum(float(r[0][0] if isinstance(r[0], list) else r[0]) for _, _, r in theirs["rows"])
     started = time.perf_counter()
