@@ -62,7 +62,7 @@ def test_all_benchmarks_results_and_page(runs: dict[str, Path], tmp_path: Path) 
     assert "one seed each" in entry["note"]
     html = page.read_text()
     assert html.startswith("<!doctype html>")
-    assert "not about their recipes" in html
+    assert "not about their recipes: the seeds" in html
     assert "BLiMP" in " ".join(written["notes"])
 
 
