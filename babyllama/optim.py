@@ -13,13 +13,83 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from babyllama.schema import TrainingConfig
 
 
+class BatchedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` with the same state and the same update, matrices of one shape orthogonalised together.
+
+    On 2 cores the 42 matrices of a 10M Llama took 68 ms a step one by one and 43 ms stacked with fused
+    multiply-and-add (docs/experiments.md); on a GPU it saves hundreds of small kernels.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step: momentum, orthogonalisation by shape, decoupled weight decay, update."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params)
+        return loss
+
+    def _update(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
+        momentum, lr = group["momentum"], float(group["lr"])
+        grads = [p.grad for p in params]
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(buffers, grads, 1 - momentum)
+        updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        for members in _by_oriented_shape(params).values():
+            stacked = torch.stack([_wide(updates[i]) for i in members])  # (N, m, n), m <= n
+            orthogonal = orthogonalize(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            for i, matrix in zip(members, orthogonal, strict=True):
+                rows, columns = params[i].shape
+                scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
+                params[i].add_(matrix if rows <= columns else matrix.mT, alpha=-lr * scale)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def _by_oriented_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
+    """Indices of the matrices that are alike once lying on their long side."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for index, parameter in enumerate(params):
+        found.setdefault((*_wide(parameter).shape, parameter.device), []).append(index)
+    return found
+
+
+def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Push all singular values of each matrix towards 1: Newton-Schulz iterations in bfloat16.
+
+    Args:
+        matrices: (N, m, n) with m <= n.
+        coefficients: a, b, c of X <- a X + (b A + c A A) X, A = X X^T.
+        steps: Iterations.
+        eps: Lower bound of the norm divided by.
+
+    Returns:
+        (N, m, n) bfloat16; singular values between about 0.7 and 1.2.
+    """
+    a, b, c = coefficients
+    x = matrices.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x
+
+
 class MuonAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` and `torch.optim.AdamW` behind one face."""
+    """Muon and `torch.optim.AdamW` behind one face."""
 
     def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
         self.parts = [muon, adamw]
@@ -90,7 +160,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     if training.optimizer == "adamw":
         return torch.optim.AdamW(_decay_groups(named, training.weight_decay), lr=training.lr, **adam)
     hidden = hidden_matrices(model)
-    muon = torch.optim.Muon(
+    muon = BatchedMuon(
         [p for n, p in named if n in hidden],
         lr=training.lr,
         weight_decay=training.weight_decay,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from babyllama.optim import MuonAdamW, build_optimizer, hidden_matrices, schedule_arguments, warmup_length
+from babyllama.optim import BatchedMuon, MuonAdamW, build_optimizer, hidden_matrices, schedule_arguments, warmup_length
 from babyllama.schema import TrainingConfig
 
 MUON = TrainingConfig(optimizer="muon", lr=0.01, muon_adamw_lr=0.003, weight_decay=0.1)
@@ -95,3 +95,24 @@ def test_every_schedule_runs_to_its_end(name: str, total: int) -> None:
     if name == "wsd" and total == 100:
         assert rates[40] == rates[69] == 1.0
         assert rates[85] == pytest.approx(0.5)
+
+
+def test_batched_muon_updates_as_torchs_own() -> None:
+    """The same parameters, gradients and settings: equal up to bfloat16's rounding, step after step."""
+    shapes = [(8, 8), (8, 8), (24, 8), (8, 24), (12, 20)]
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(*shape, generator=generator)) for shape in shapes]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    pair = BatchedMuon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=2e-3)
+        assert not torch.equal(a.detach(), torch.zeros_like(a))
+    assert torch.equal(pair[0].state[ours[2]]["momentum_buffer"], pair[1].state[theirs[2]]["momentum_buffer"])
+    assert pair[0].state_dict().keys() == pair[1].state_dict().keys()
