@@ -14,7 +14,8 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
+def _encoded_ahead(
+    documents: Iterable[Document], encode: Callable[[list[str]], list[list[int]]]
+) -> Iterator[tuple[list[Document], list[list[int]]]]:
+    """Batches with their ids; a batch is encoded (in the tokenizer's own threads) while the next is read and cleaned
+    and the one before is written.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        waiting: tuple[list[Document], Future[list[list[int]]]] | None = None
+        for batch in _batches(documents):
+            job = worker.submit(encode, [document.text for document in batch])
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = batch, job
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
 def write_split(folder: Path, name: str, documents: Iterable[Document], tokenizer: Any) -> None:
     """Tokenize documents and append them to a split's files.
 
@@ -87,8 +105,8 @@ def write_split(folder: Path, name: str, documents: Iterable[Document], tokenize
     dtype = token_dtype(len(tokenizer))
     lengths, sizes, words, ids, domains = [], [], [], [], {}
     with (folder / f"{name}.tokens").open("wb") as handle:
-        for batch in _batches(documents):
-            for document, tokens in zip(batch, encode_documents(tokenizer, [d.text for d in batch]), strict=True):
+        for batch, encoded in _encoded_ahead(documents, lambda texts: encode_documents(tokenizer, texts)):
+            for document, tokens in zip(batch, encoded, strict=True):
                 handle.write(np.array([bos, *tokens, eos], dtype=dtype).tobytes())
                 lengths.append(len(tokens) + 2)
                 sizes.append(len(document.text.encode()))

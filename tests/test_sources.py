@@ -133,9 +133,23 @@ def test_a_long_line_comes_in_pieces_that_join_to_it(tmp_path: Path, text: str) 
     file = tmp_path / "long.txt"
     file.write_text(text + "\nlast\n")
     pieces = list(read_lines(file, longest=64))
-    assert max(len(piece.encode()) for piece in pieces) <= 64
+    assert max(len(piece.encode()) for piece in pieces) <= 128
     assert "".join(pieces).replace("\n", "") == text.replace("\n", "") + "last"
     assert pieces[-1] == "last"
+
+
+def test_blocks_give_the_same_lines_as_the_file_at_once(tmp_path: Path) -> None:
+    """300 kB, so that lines and characters fall across the borders of blocks; with CRLF, empty lines, no last end."""
+    text = "".join(f"line {n} é字\U0001f600{'x' * (n % 97)}\n" + "\n" * (n % 3) for n in range(5000)) + "the end"
+    file = tmp_path / "many.txt"
+    file.write_bytes(text.encode())
+    assert list(read_lines(file)) == text.split("\n")
+    assert list(read_lines(file, longest=1000)) == text.split("\n")
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert list(read_lines(file, longest=1000)) == text.split("\n")
+    file.write_bytes(text.encode() + b"\n\xff\n")
+    with pytest.raises(DataError, match=f"line {text.count(chr(10)) + 2}, byte {len(text.encode()) + 1}:"):
+        list(read_lines(file, longest=1000))
 
 
 def test_an_error_behind_a_long_line_names_the_right_line(tmp_path: Path) -> None:
