@@ -266,3 +266,43 @@ def test_consistency_of_equal_prompts_is_one(tiny_llama: Any, tiny_tokenizer: An
 
 def test_pareto_front_with_higher_is_better() -> None:
     assert pareto_front([1, 1, 2, 3], [50.0, 60.0, 55.0, 70.0], higher_is_better=True) == [1, 3]
+
+
+@pytest.mark.integration
+def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two seeds of a recipe and another recipe, trained here; then a run on other text that shares nothing."""
+    from tests.test_train import config_for, corpus
+    from train import train
+
+    text, out = corpus(tmp_path / "text", 300), tmp_path / "models"
+    for name, seed, rate in (("a-seed1", 1, 3e-3), ("a-seed2", 2, 3e-3), ("b", 1, 1e-5)):
+        train(config_for(text, out, name=name, seed=seed, lr=rate, eval_steps=4))
+    folders = [str(out / name) for name in ("a-seed1", "a-seed2", "b")]
+    arguments = ["--output", str(tmp_path), "--device", "cpu", "--no-cache"]
+    assert run_command(benchmark.main, [*folders, *arguments, "--benchmarks", "perplexity,speed"]) == 0
+    printed = capsys.readouterr().out
+    assert "Cost of training" in printed
+    results = read_json(tmp_path / "benchmark_results.json")
+    [entry] = results["comparisons"]
+    assert (entry["a"], entry["b"], entry["better"]) == ("a", "b", "a")
+    for name in ("a-seed1", "b"):
+        metrics = read_json(out / name / "training_metrics.json")
+        run = results["runs"][name]
+        assert run["benchmarks"]["perplexity"]["bits_per_byte"] == pytest.approx(
+            metrics["eval_bits_per_byte"], rel=1e-6
+        )
+        assert run["cost"]["train_tokens"] == metrics["train_tokens"]
+    page = (tmp_path / "benchmark_comparison.html").read_text()
+    assert "How they learned" in page
+    assert "Quality against cost" in page
+
+    other = corpus(tmp_path / "other", 200)
+    train(config_for(other, out, name="c"))
+    suite = BenchmarkSuite([out / "b", out / "c"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
+    assert "held out on different text (b; c)" in suite.run_all_benchmarks()["notes"][0]
+    (text / "small.dev").write_text("Something else.\n" * 20)
+    gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
+    assert "has changed since" in gone.run_all_benchmarks()["notes"][0]
+    shutil.rmtree(text)
+    gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
+    assert "cannot be read" in gone.run_all_benchmarks()["notes"][0]
