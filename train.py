@@ -90,9 +90,8 @@ def train(
     with run_lock(run_dir), StopSignals() as signals:
         if guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)) == "finished":
             return TrainResult(run_dir, read_json(run_dir / METRICS), already_finished=True)
-        checkpoint, runtime = find_start(run_dir, resume, fingerprint)
-        trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
-        run_training(trainer, checkpoint, signals)
+        start = find_start(run_dir, resume, fingerprint)
+        trainer = train_within_memory(config, data, run_dir, start, signals)
         metrics = finish(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
 
@@ -301,6 +300,59 @@ def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
         rt.compile_layers(model)
     if supports_fused_loss(model):
         install_fused_loss(model, compiled=runtime.compile == "layers")
+
+
+def train_within_memory(
+    config: Config,
+    data: PreparedData,
+    run_dir: Path,
+    start: tuple[Path | None, Runtime | None],
+    signals: StopSignals,
+) -> BabyTrainer:
+    """Train; a micro-batch that does not fit into a GPU's memory is halved, the accumulation doubled.
+
+    Raises:
+        OutOfMemory: On a CPU, or where one sequence does not fit; says what to set.
+    """
+    from babyllama import memory
+    from babyllama.checkpoints import newest_complete
+    from babyllama.plan import world_size
+
+    checkpoint, runtime = start
+    while True:
+        trainer = start_trainer(config, data, run_dir, fingerprint_of(config, data), runtime)
+        try:
+            run_training(trainer, checkpoint, signals)
+            return trainer
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            advice = memory.advice(config.training, world_size())
+            parts = memory.smaller_parts(config.training, world_size())
+            if parts is None or not halves_by_itself(trainer.runtime):
+                raise memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
+        say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
+        config.training.gradient_accumulation_steps = parts
+        runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
+        del trainer
+        _free_gpu_memory()
+
+
+def halves_by_itself(runtime: Runtime) -> bool:
+    """On a GPU of one process; several processes would have to agree."""
+    from babyllama.plan import world_size
+
+    return runtime.device.startswith("cuda") and world_size() == 1
+
+
+def _free_gpu_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:

@@ -17,6 +17,7 @@ from babyllama import plugins
 from babyllama.config import load_config
 from babyllama.errors import CheckpointError, ConfigError, NumericError
 from babyllama.jsonio import read_json
+from babyllama.memory import OutOfMemory
 from babyllama.plan import plan_run
 from babyllama.report import read_log
 from babyllama.schema import Config
@@ -281,3 +282,46 @@ def test_wandb_offline_keeps_its_id_and_never_stops_a_training(
     assert project_name(config) == "mine"
     config.logging.project = "yours"
     assert project_name(config) == "yours"
+
+
+def _hungry(rows: int) -> Any:
+    """A Llama that needs too much memory for more than `rows` sequences at once."""
+
+    def build(config: Config, tokenizer: Any) -> Any:
+        from babyllama.architectures import build_model
+
+        model = build_model(
+            config.model_copy(update={"model": config.model.model_copy(update={"type": "Llama"})}), tokenizer
+        )
+
+        def refuse(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
+            if module.training and keywords["input_ids"].shape[0] > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+        model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+        return model
+
+    return build
+
+
+def test_out_of_memory_on_a_cpu_says_what_to_set(text: Path, tmp_path: Path) -> None:
+    plugins.register_architecture("Hungry", _hungry(2))
+    with pytest.raises(OutOfMemory, match=r"gradient_accumulation_steps: 2 \(micro-batches of 4\)"):
+        train(config_for(text, tmp_path, "Hungry"))
+
+
+def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The batch stays 8: 8, then 4, then 2 at a time; the weights are those of a run that was told so."""
+    monkeypatch.setattr(train_module, "halves_by_itself", lambda runtime: True)  # no GPU here
+    plugins.register_architecture("Hungry", _hungry(2))
+    (tmp_path / "plugin.py").write_text("")  # the type is registered here; the config only has to name a plugin
+    config = config_for(text, tmp_path, "Hungry", name="halved")
+    config.plugins = [str(tmp_path / "plugin.py")]
+    run = train(config).run_dir
+    assert capsys.readouterr().out.count("going on with") == 2
+    assert config.training.gradient_accumulation_steps == 4
+    told = config_for(text, tmp_path, "Hungry", name="told", gradient_accumulation_steps=4)
+    told.plugins = config.plugins
+    assert weights(run) == weights(train(told).run_dir)
