@@ -62,7 +62,7 @@ class Child:
         _, status, usage = os.wait4(self.pid, 0)
         timer.cancel()
         seconds = time.monotonic() - self.started
-        output = self.log.read_text(errors="replace")
+        output = self.log.read_text(errors="replace") if self.log.exists() else ""  # killed before its first line
         return Outcome(os.waitstatus_to_exitcode(status), seconds, output, usage.ru_maxrss * 1024)
 
 

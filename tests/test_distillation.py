@@ -1,0 +1,77 @@
+"""The chunked distillation loss against the formula written out, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from babyllama import distillation
+from babyllama.distillation import Head, Recipe, distillation_loss
+
+ROWS, WIDTH, VOCABULARY = 70, 12, 50
+
+
+def _case(bias: bool) -> tuple[Head, list[Head], torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    heads = []
+    for width in (WIDTH, 8, 20):
+        heads.append(Head(randn(ROWS, width), randn(VOCABULARY, width), randn(VOCABULARY) if bias else None))
+    labels = torch.randint(0, VOCABULARY, (ROWS,), generator=generator)
+    labels[::7] = -100
+    return heads[0], heads[1:], labels
+
+
+def _direct(student: Head, teachers: list[Head], labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """The formula, everything stored."""
+    temperature, valid = recipe.temperature, labels != -100
+    logits = F.linear(student.hidden, student.weight, student.bias)
+    found = [F.linear(t.hidden, t.weight, t.bias) for t in teachers]
+    if recipe.combine == "logits":
+        p = F.softmax(sum(w * z for w, z in zip(recipe.weights, found, strict=True)) / temperature, dim=1)
+    else:
+        p = sum(w * F.softmax(z / temperature, dim=1) for w, z in zip(recipe.weights, found, strict=True))
+    ce = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100)
+    kl = F.kl_div(F.log_softmax(logits / temperature, dim=1)[valid], p[valid], reduction="sum")
+    return recipe.ce * ce + recipe.kl * kl
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_loss_and_gradients_equal_the_formula(combine: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "BLOCK_ROWS", 16)  # several blocks and a short last one
+    student, teachers, labels = _case(bias)
+    recipe = Recipe(temperature=2.0, weights=(0.3, 0.7), combine=combine, ce=0.5 / 60, kl=0.5 * 4 / 60)
+    found = {}
+    for name, function in (("ours", lambda *a: distillation_loss(*a)[0]), ("direct", _direct)):
+        tensors = [t.clone().requires_grad_() for t in (student.hidden, student.weight)]
+        own_bias = student.bias.clone().requires_grad_() if bias else None
+        loss = function(Head(*tensors, own_bias), teachers, labels, recipe)
+        (3 * loss).backward()
+        found[name] = [loss.detach(), *[t.grad for t in tensors], *([own_bias.grad] if bias else [])]
+    for a, b in zip(found["ours"], found["direct"], strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_the_parts_are_given_apart_and_a_perfect_student_has_no_divergence() -> None:
+    student, _, labels = _case(bias=False)
+    recipe = Recipe(temperature=3.0, weights=(1.0,), combine="probabilities", ce=0.0, kl=1.0)
+    loss, ce, kl = distillation_loss(student, [student], labels, recipe)
+    assert kl.item() == pytest.approx(0.0, abs=1e-9)
+    assert loss.item() == pytest.approx(0.0, abs=1e-9)
+    expected = F.cross_entropy(student.hidden @ student.weight.T, labels, reduction="sum", ignore_index=-100)
+    assert ce.item() == pytest.approx(expected.item())
+
+
+def test_bfloat16_stays_close() -> None:
+    student, teachers, labels = _case(bias=False)
+    recipe = Recipe(temperature=2.0, weights=(0.5, 0.5), combine="probabilities", ce=1 / 60, kl=4 / 60)
+    exact = distillation_loss(student, teachers, labels, recipe)[0]
+    low = [Head(h.hidden.float(), h.weight.float()) for h in (student, *teachers)]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = distillation_loss(low[0], low[1:], labels, recipe)[0]
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
