@@ -31,6 +31,11 @@ def pipeline(argv: Sequence[str]) -> int:
     args = pipeline_parser().parse_args(argv)
     if args.config is None:
         args.config = str(QUICK_START)
+    return run_pipeline(args)
+
+
+def run_pipeline(args: argparse.Namespace) -> int:
+    """The main job of parsed flags."""
     config = config_from_args(args)
 
     from train import train
@@ -230,6 +235,20 @@ def _train(argv: Sequence[str]) -> int:
     return train.main(argv)
 
 
+def _distill(argv: Sequence[str]) -> int:
+    """Train a student on the text and on what teachers expect (the same flags as the main command)."""
+    parser = pipeline_parser()
+    parser.prog, parser.description, parser.epilog = "main.py distill", _distill.__doc__, None
+    parser.add_argument("--teachers", metavar="A,B", help="run folders; default: the config's")
+    parser.add_argument("--student-config", metavar="FILE", help="the student's YAML (the same as --config)")
+    args = parser.parse_args(argv)
+    args.config = args.student_config or args.config or str(ROOT / "config" / "distillation.yaml")
+    if args.teachers:
+        folders = ", ".join(f'"{path}"' for path in args.teachers.split(","))
+        args.overrides = [*args.overrides, f"distillation.teachers=[{folders}]"]
+    return run_pipeline(args)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     import evaluate
 
@@ -253,6 +272,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "synthetic": (_synthetic, "write the embedded corpus and its minimal pairs to files"),
     "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
     "train": (_train, "train only (the same flags)"),
+    "distill": (_distill, "train a student from teachers"),
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),

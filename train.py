@@ -102,6 +102,8 @@ def prepare_data(config: Config) -> PreparedData:
 
     if config.model.init_from and not config.data.tokenizer_path:
         config.data.tokenizer_path = config.model.init_from  # its embeddings belong to its tokenizer
+    if config.distillation and not config.data.tokenizer_path:
+        config.data.tokenizer_path = config.distillation.teachers[0]  # the student speaks the teachers' tokens
     data = DataProcessor(config.data).prepare()
     for note in data.notes:
         say(note)
@@ -120,6 +122,11 @@ def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     from babyllama.tokenization import tokenizer_fingerprint
 
     found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer))
+    if config.distillation:
+        from babyllama.teachers import teacher_contents
+
+        plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
+        found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
     return {**found, "plugins": plugin_hashes(config.plugins)}
 
 
@@ -270,6 +277,7 @@ def build_trainer(
     for note in plan.notes:
         say(note)
     _prepare_forward(model, runtime)
+    sums = _prepare_teachers(config, model, data, runtime) if config.distillation else None
     trainer = BabyTrainer(
         model=model,
         args=training_arguments(config, plan, runtime, run_dir),
@@ -281,6 +289,7 @@ def build_trainer(
         runtime=runtime,
         curve_chunks=config.data.eval_samples or CURVE_CHUNKS,
         total_steps=plan.total_steps,
+        distillation=sums,
     )
     trainer.add_callback(EpochSetter(train_set))
     trainer.add_callback(LogFile(run_dir / LOG))
@@ -300,6 +309,22 @@ def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
         rt.compile_layers(model)
     if supports_fused_loss(model):
         install_fused_loss(model, compiled=runtime.compile == "layers")
+
+
+def _prepare_teachers(config: Config, model: PreTrainedModel, data: PreparedData, runtime: Runtime) -> Any:
+    from babyllama import runtime as rt
+    from babyllama.loss import supports_fused_loss
+    from babyllama.teachers import install_distillation, load_teachers
+
+    if not supports_fused_loss(model):
+        raise ConfigError(f"model.type: {config.model.type}: no plain linear head, which distillation needs")
+    teachers = load_teachers(config, data.tokenizer, runtime.device)
+    for teacher in teachers:
+        teacher.set_attn_implementation(runtime.attention)
+        if runtime.compile == "layers":
+            rt.compile_layers(teacher)
+    say(f"teachers: {', '.join(config.distillation.teachers)}")
+    return install_distillation(model, teachers, config, compiled=runtime.compile == "layers")
 
 
 def train_within_memory(
@@ -335,7 +360,7 @@ def train_within_memory(
         config.training.gradient_accumulation_steps = parts
         runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
         del trainer
-        _free_gpu_memory()
+        memory.free_gpu_memory()
 
 
 def halves_by_itself(runtime: Runtime) -> bool:
@@ -343,16 +368,6 @@ def halves_by_itself(runtime: Runtime) -> bool:
     from babyllama.plan import world_size
 
     return runtime.device.startswith("cuda") and world_size() == 1
-
-
-def _free_gpu_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
@@ -395,6 +410,11 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
     say("scoring the saved model on the held-out documents")
     scored = score_held_out(config, data, load_model(run_dir))
     metrics = training_metrics(config, data, trainer, scored, command)
+    if config.distillation:
+        metrics["teachers"] = [
+            {"path": path, "eval_bits_per_byte": score_held_out(config, data, load_model(path))["bits_per_byte"]}
+            for path in config.distillation.teachers
+        ]
     write_json(run_dir / METRICS, metrics)
     write_model_card(run_dir)
     for callback in trainer.callback_handler.callbacks:

@@ -202,9 +202,12 @@ def _remove(folder: Path) -> None:
 
 
 def clean_leftovers(run_dir: Path) -> None:
-    """Remove what an interrupted removal left."""
+    """Remove what an interrupted removal or an interrupted write left. The run's lock is held: nobody else writes."""
     for path in run_dir.glob("checkpoint-*.deleting"):
         shutil.rmtree(path, ignore_errors=True)
+    for pattern in (".*.tmp", ".write_probe_*"):
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -19,14 +19,16 @@ from pydantic import ValidationError
 
 from babyllama.errors import ConfigError
 from babyllama.jsonio import write_text_atomic
-from babyllama.schema import Config, DataConfig, LoggingConfig, ModelConfig, TrainingConfig
+from babyllama.schema import Config, DataConfig, DistillationConfig, LoggingConfig, ModelConfig, TrainingConfig
 
 SECTIONS: dict[str, Any] = {
     "data": DataConfig,
     "model": ModelConfig,
     "training": TrainingConfig,
     "logging": LoggingConfig,
+    "distillation": DistillationConfig,
 }
+OPTIONAL = {"distillation"}
 TYPES = {"llama": "Llama", "gpt2": "GPT2", "gpt-2": "GPT2", "gptj": "GPTJ", "gpt-j": "GPTJ"}
 OLD_OPTIMIZATION = {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"}
 PATH_KEYS = (("data", "train_path"), ("data", "eval_path"), ("data", "tokenizer_path"), ("data", "cache_dir"))
@@ -164,7 +166,9 @@ def config_from_dict(raw: Any, source: str = "config", overrides: Mapping[str, A
     problems += _lay_over(raw, overrides)
     problems += _unknown_keys(raw, source)
     notices = _adapt_to_overrides(raw, overrides)
-    raw = {key: ({} if value is None and key in SECTIONS else value) for key, value in raw.items()}
+    raw = {
+        key: ({} if value is None and key in SECTIONS and key not in OPTIONAL else value) for key, value in raw.items()
+    }
     config = None
     try:
         config = Config.model_validate(_numbers(raw))
@@ -322,6 +326,11 @@ def _adapt_batch(training: dict[str, Any], overrides: Mapping[str, Any]) -> list
 
 def _cross_checks(config: Config, source: str) -> list[str]:
     m, t, problems = config.model, config.training, []
+    teaching = config.distillation
+    if teaching and teaching.weights and len(teaching.weights) != len(teaching.teachers):
+        problems.append(
+            f"{source}: distillation.weights: {len(teaching.weights)} weights for {len(teaching.teachers)} teachers"
+        )
     if not config.plugins and m.type not in TYPES.values():
         near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
         hint = f"did you mean {TYPES[near[0]]}? " if near else ""

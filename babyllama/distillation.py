@@ -17,8 +17,9 @@ d(weight) stay. With z the student's logits the gradient is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,15 +58,17 @@ class Recipe:
         temperature: T, softens both sides.
         weights: Of the teachers, adding up to 1.
         combine: `probabilities` or `logits`.
-        ce: Factor of the summed cross-entropy: alpha / number of predicted tokens.
+        ce: Factor of the summed cross-entropy: alpha / number of predicted tokens (a number or a scalar tensor).
         kl: Factor of the summed KL: (1 - alpha) * T^2 / tokens or sequences.
+        compiled: Run the block's arithmetic through torch.compile.
     """
 
     temperature: float
     weights: tuple[float, ...]
     combine: str
-    ce: float
-    kl: float
+    ce: Any
+    kl: Any
+    compiled: bool = False
 
 
 def teachers_expect(teachers: Sequence[Head], rows: slice, recipe: Recipe, dtype: torch.dtype) -> Tensor:
@@ -79,18 +82,25 @@ def teachers_expect(teachers: Sequence[Head], rows: slice, recipe: Recipe, dtype
     return torch.softmax(total / recipe.temperature, dim=1) if recipe.combine == "logits" else total
 
 
-def _block(logits: Tensor, labels: Tensor, expected: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+def _block(
+    logits: Tensor, labels: Tensor, expected: Tensor, temperature: float, ce_factor: Tensor, kl_factor: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Summed CE and KL of one block and the gradient of the combined loss by the logits (R, V)."""
     valid = labels != IGNORE
     target = labels.clamp(min=0).unsqueeze(1)
     log_q1 = torch.log_softmax(logits, dim=1)
-    log_qt = torch.log_softmax(logits / recipe.temperature, dim=1)
+    log_qt = torch.log_softmax(logits / temperature, dim=1)
     ce = -(log_q1.gather(1, target).squeeze(1) * valid).sum()
     kl = ((torch.xlogy(expected, expected) - expected * log_qt).sum(dim=1) * valid).sum()
-    gradient = recipe.ce * log_q1.exp()
-    gradient.scatter_add_(1, target, torch.full_like(gradient[:, :1], -recipe.ce))
-    gradient += (recipe.kl / recipe.temperature) * (log_qt.exp() - expected)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    onehot = (columns.unsqueeze(0) == target).to(logits.dtype)
+    gradient = ce_factor * (log_q1.exp() - onehot) + (kl_factor / temperature) * (log_qt.exp() - expected)
     return ce, kl, gradient * valid.unsqueeze(1)
+
+
+@lru_cache
+def _compiled_block() -> Callable[..., Any]:
+    return torch.compile(_block, dynamic=False)
 
 
 class _Distill(torch.autograd.Function):
@@ -114,10 +124,13 @@ class _Distill(torch.autograd.Function):
         d_bias = None if bias is None else torch.zeros(bias.shape, dtype=wide, device=bias.device)
         ce = torch.zeros((), dtype=wide, device=hidden.device)
         kl = torch.zeros_like(ce)
+        factors = [torch.as_tensor(f, dtype=wide, device=hidden.device) for f in (recipe.ce, recipe.kl)]
+        block = _compiled_block() if recipe.compiled else _block
         for start in range(0, hidden.shape[0], BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             expected = teachers_expect(teachers, rows, recipe, dtype)
-            block_ce, block_kl, gradient = _block(student.logits(rows, dtype), labels[rows], expected, recipe)
+            logits = student.logits(rows, dtype)
+            block_ce, block_kl, gradient = block(logits, labels[rows], expected, recipe.temperature, *factors)
             ce += block_ce
             kl += block_kl
             if d_bias is not None:
@@ -128,7 +141,7 @@ class _Distill(torch.autograd.Function):
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(ce, kl)
-        return recipe.ce * ce + recipe.kl * kl, ce, kl
+        return factors[0] * ce + factors[1] * kl, ce, kl
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

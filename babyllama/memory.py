@@ -21,6 +21,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def free_gpu_memory() -> None:
+    """Let go of what a failed step held."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def smaller_parts(training: TrainingConfig, world_size: int = 1) -> int | None:
     """The next larger accumulation that divides the batch, at least twice the present one; None at one sequence.
 

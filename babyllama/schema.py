@@ -181,6 +181,23 @@ class LoggingConfig(Section):
     """Further integrations of the Trainer, e.g. [tensorboard]."""
 
 
+class DistillationConfig(Section):
+    """Learning from an ensemble of teachers beside the text (distillation.py)."""
+
+    teachers: list[str] = Field(min_length=1)
+    """Run folders of the teachers; all have the student's tokenizer."""
+    weights: Optional(list[Annotated[float, Field(gt=0)]]) = None
+    """Of the teachers, in their order; unset: equal."""
+    temperature: float = Field(2.0, gt=0)
+    """Softens the distributions of both sides."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the text's cross-entropy; the rest is the teachers'."""
+    reduction: Literal["token", "paper"] = "token"
+    """Mean of the KL over tokens, or over sequences as arXiv 2308.02019 does (weighs it seq_length times)."""
+    combine: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged over teachers: their probabilities, or their logits as the paper does."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -188,6 +205,7 @@ class Config(Section):
     model: ModelConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    distillation: DistillationConfig | None = None
     plugins: list[str] = Field(default_factory=list)
     """Python files of your own that register architectures, cleaners or evaluation tasks."""
     _notices: list[str] = PrivateAttr(default_factory=list)

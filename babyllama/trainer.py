@@ -52,15 +52,25 @@ class BabyTrainer(Trainer):
         runtime: How the run is computed.
         curve_chunks: Held-out chunks of the curve's points.
         total_steps: Optimizer steps of the whole run.
+        distillation: Running sums of the two losses of a distillation (`babyllama.teachers`), to be logged apart.
         **kwargs: For `transformers.Trainer`.
     """
 
     best: BestKeeper
 
     def __init__(
-        self, *, config: Config, data: Any, runtime: Runtime, curve_chunks: int, total_steps: int, **kwargs: Any
+        self,
+        *,
+        config: Config,
+        data: Any,
+        runtime: Runtime,
+        curve_chunks: int,
+        total_steps: int,
+        distillation: Any = None,
+        **kwargs: Any,
     ) -> None:
         self.total_steps = total_steps
+        self.distillation = distillation
         self.recipe = config.training
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
@@ -114,6 +124,8 @@ class BabyTrainer(Trainer):
             self.clock.recent.clear()
             if self.peak:
                 logs["mfu"] = round(logs["tokens_per_second"] * self.flops_per_token / self.peak, 4)
+        if "loss" in logs and self.distillation is not None:
+            logs.update({name: round(value, 6) for name, value in self.distillation.read().items()})
         super().log(logs)
 
     def take_finished(self, checkpoint: Path) -> bool:

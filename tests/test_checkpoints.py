@@ -92,6 +92,7 @@ def test_rotation_keeps_two_whole_ones_and_the_best(tmp_path: Path) -> None:
 
 def test_an_interrupted_removal_is_finished_later(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5.deleting").mkdir()
+    (tmp_path / ".training_config.yaml.123.tmp").write_text("half")
     checkpoints.clean_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

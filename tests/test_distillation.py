@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from babyllama import distillation
+from babyllama.config import config_from_dict
 from babyllama.distillation import Head, Recipe, distillation_loss
+from babyllama.errors import ConfigError
+from babyllama.report import read_log
+from babyllama.schema import DistillationConfig
+from tests.test_train import config_for, corpus, weights
+from train import train
 
 ROWS, WIDTH, VOCABULARY = 70, 12, 50
 
@@ -75,3 +84,55 @@ def test_bfloat16_stays_close() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rounded = distillation_loss(low[0], low[1:], labels, recipe)[0]
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.integration
+def test_a_student_learns_from_two_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two architectures teach; both losses are logged, teachers are scored, a resume equals the uninterrupted run."""
+    text, out = corpus(tmp_path / "text", 400), tmp_path / "models"
+    teachers = [str(train(config_for(text, out, kind, name=kind)).run_dir) for kind in ("Llama", "GPT2")]
+    student = {"teachers": teachers, "weights": [1, 3], "combine": "logits"}
+    config = config_for(text, out, name="student").model_copy(update={"distillation": DistillationConfig(**student)})
+    result = train(config)
+    assert [t["path"] for t in result.metrics["teachers"]] == teachers
+    log = [entry for entry in read_log(result.run_dir / "log_history.jsonl") if "loss" in entry]
+    assert all(entry["kl_loss"] >= 0 and entry["ce_loss"] > 0 for entry in log)
+    assert log[-1]["loss"] == pytest.approx(0.5 * log[-1]["ce_loss"] + 0.5 * 4 * log[-1]["kl_loss"], rel=0.02)
+    names = load_file(result.run_dir / "model.safetensors").keys()
+    assert len(names) == len(load_file(Path(teachers[0]) / "model.safetensors").keys())
+
+    before = weights(result.run_dir)
+    for name in ("model.safetensors", "training_metrics.json", "checkpoint-12/checkpoint_manifest.json"):
+        (result.run_dir / name).unlink()
+    train(config, resume=True)
+    assert weights(result.run_dir) == before
+    config.distillation.alpha = 0.9
+    with pytest.raises(ConfigError, match=r"distillation\.alpha: 0\.5 -> 0\.9"):
+        train(config, resume=True)
+
+
+@pytest.mark.integration
+def test_bad_teachers_are_one_line(tmp_path: Path, text_run: Path) -> None:
+    text = corpus(tmp_path / "text", 300)
+    for teacher, said in ((tmp_path / "nobody", "nobody: no such"), (text_run, "its tokenizer is not the student's")):
+        config = config_for(text, tmp_path / "out")
+        config.data.tokenizer_path = str(tmp_path / "tokenizer")
+        config.distillation = DistillationConfig(teachers=[str(teacher)])
+        with pytest.raises(ConfigError, match=said):
+            train(config)
+
+
+@pytest.fixture
+def text_run(tmp_path: Path) -> Path:
+    """A run on other text, with its own tokenizer."""
+    config = config_for(corpus(tmp_path / "other", 900), tmp_path / "others")
+    config.data.vocab_size = 300
+    return train(config).run_dir
+
+
+def test_weights_must_be_one_a_teacher() -> None:
+    raw = {"model": {"type": "Llama"}, "distillation": {"teachers": ["a", "b"], "weights": [1]}}
+    with pytest.raises(ConfigError, match="1 weights for 2 teachers"):
+        config_from_dict(raw)
+    with pytest.raises(ConfigError, match=r"did you mean distillation.temperature\?"):
+        config_from_dict({"model": {"type": "Llama"}, "distillation": {"teachers": ["a"], "temprature": 1}})

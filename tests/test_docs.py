@@ -42,7 +42,7 @@ def test_the_guides_messages_are_in_the_code() -> None:
 
 def test_the_presets_of_the_readme_exist() -> None:
     table = (ROOT / "README.md").read_text().split("## Presets")[1].split("## ")[0]
-    named = set(re.findall(r"(?:llama|gpt|babylm)[\w-]*\d*M?[\w-]*", table))
+    named = set(re.findall(r"(?:llama|gpt|babylm|distillation)[\w-]*\d*M?[\w-]*", table))
     files = {path.stem for path in (ROOT / "config").glob("*.yaml")}
     assert files <= named
 

@@ -1,0 +1,151 @@
+"""Teachers beside a training: loading and checking them, and putting their part of the loss into the student's forward.
+
+Like the fused head, the loss lives in the student's own forward, so that DDP and FSDP see it. Teachers are frozen, in
+evaluation mode, on the student's device, and are not parts of the student: they are neither trained nor saved.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+from babyllama.distillation import Head, Recipe, distillation_loss
+from babyllama.errors import CheckpointError, ConfigError
+from babyllama.loss import IGNORE, shift_labels
+from babyllama.schema import Config
+from babyllama.scoring import backbone_and_head
+from babyllama.tokenization import tokenizer_fingerprint
+
+
+def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:
+    """The configured teachers, frozen.
+
+    Args:
+        config: With a `distillation` section.
+        tokenizer: The student's.
+        device: Where the student trains.
+
+    Raises:
+        ConfigError: One is missing, has another tokenizer or fewer positions; names it.
+    """
+    assert config.distillation is not None
+    wanted = tokenizer_fingerprint(tokenizer)
+    teachers = []
+    for path in config.distillation.teachers:
+        place = f"distillation.teachers: {path}"
+        try:
+            model = load_model(path)
+            own = load_tokenizer_of(path)
+        except CheckpointError as error:
+            raise ConfigError(f"distillation.teachers: {error}") from error
+        if tokenizer_fingerprint(own) != wanted:
+            raise ConfigError(
+                f"{place}: its tokenizer is not the student's: train teachers and student on the same text, or with "
+                "one data.tokenizer_path"
+            )
+        if backbone_and_head(model) is None:
+            raise ConfigError(f"{place}: not a model with a plain linear head over its hidden states")
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions is not None and positions < config.data.seq_length:
+            raise ConfigError(f"{place}: {positions} positions, data.seq_length is {config.data.seq_length}")
+        teachers.append(model.requires_grad_(False).to(device))
+    return teachers
+
+
+def teacher_contents(config: Config) -> dict[str, str]:
+    """SHA-256 of each teacher's files under its place: part of a run's fingerprint."""
+    from babyllama.score_cache import checkpoint_content
+
+    paths = config.distillation.teachers if config.distillation else []
+    return {f"teacher {number}": checkpoint_content(Path(path).expanduser()) for number, path in enumerate(paths, 1)}
+
+
+class DistillationSums:
+    """Sums of the two losses since they were last read; tensors, so that a GPU need not wait."""
+
+    def __init__(self) -> None:
+        self.ce: Any = 0.0
+        self.kl: Any = 0.0
+        self.tokens: Any = 0
+
+    def add(self, ce: Tensor, kl: Tensor, tokens: Tensor) -> None:
+        """Add a micro-batch's."""
+        self.ce, self.kl, self.tokens = self.ce + ce.detach(), self.kl + kl.detach(), self.tokens + tokens
+
+    def read(self) -> dict[str, float]:
+        """Means per predicted token (nats; the KL at temperature T, without T^2) since the last reading."""
+        if not self.tokens:
+            return {}
+        found = {"ce_loss": float(self.ce / self.tokens), "kl_loss": float(self.kl / self.tokens)}
+        self.__init__()  # type: ignore[misc]
+        return found
+
+
+def install_distillation(
+    model: nn.Module, teachers: Sequence[nn.Module], config: Config, *, compiled: bool = False
+) -> DistillationSums:
+    """Make `model(input_ids, labels=...)` in training give the distillation loss; everything else stays as it was.
+
+    Args:
+        model: The student, with the fused loss installed; changed in place.
+        teachers: From `load_teachers`.
+        config: With a `distillation` section.
+        compiled: Run the block's arithmetic through torch.compile.
+
+    Returns:
+        The running sums of both losses.
+    """
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    options = config.distillation
+    assert options is not None
+    weights = options.weights or [1.0] * len(teachers)
+    shares = tuple(weight / sum(weights) for weight in weights)
+    sums = DistillationSums()
+    plain_forward = model.forward
+    hidden_teachers = list(teachers)  # kept by the closure: not modules of the student
+
+    def forward(
+        self: nn.Module,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        if labels is None or not torch.is_grad_enabled():
+            given = {"labels": labels, "num_items_in_batch": num_items_in_batch} if labels is not None else {}
+            return plain_forward(input_ids=input_ids, attention_mask=attention_mask, **given, **kwargs)
+        targets = shift_labels(labels).reshape(-1)
+        tokens = (targets != IGNORE).sum()
+        count = num_items_in_batch if num_items_in_batch is not None else tokens.clamp(min=1)
+        kl_count = count if options.reduction == "token" else config.training.batch_size
+        recipe = Recipe(
+            temperature=options.temperature,
+            weights=shares,
+            combine=options.combine,
+            ce=options.alpha / count,
+            kl=(1 - options.alpha) * options.temperature**2 / kl_count,
+            compiled=compiled,
+        )
+        student = _head(self, input_ids)
+        with torch.no_grad():
+            heads = [_head(teacher, input_ids) for teacher in hidden_teachers]
+        loss, ce, kl = distillation_loss(student, heads, targets, recipe)
+        sums.add(ce, kl, tokens)
+        return CausalLMOutputWithPast(loss=loss)
+
+    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    return sums
+
+
+def _head(model: nn.Module, input_ids: Tensor | None) -> Head:
+    hidden = model.base_model(input_ids=input_ids, use_cache=False)[0]  # (B, T, D)
+    head = model.get_output_embeddings()
+    return Head(hidden.reshape(-1, hidden.shape[-1]), head.weight, head.bias)
