@@ -100,10 +100,7 @@ def prepare_data(config: Config) -> PreparedData:
     """Read, clean, tokenize (or find all that in the cache) and say what was found."""
     from data_utils import DataProcessor
 
-    if config.model.init_from and not config.data.tokenizer_path:
-        config.data.tokenizer_path = config.model.init_from  # its embeddings belong to its tokenizer
-    if config.distillation and not config.data.tokenizer_path:
-        config.data.tokenizer_path = config.distillation.teachers[0]  # the student speaks the teachers' tokens
+    _speak_as_its_origin(config)
     data = DataProcessor(config.data).prepare()
     for note in data.notes:
         say(note)
@@ -113,6 +110,17 @@ def prepare_data(config: Config) -> PreparedData:
         f"vocabulary {len(data.tokenizer):,}, {origin} in {data.seconds:.1f} s"
     )
     return data
+
+
+def _speak_as_its_origin(config: Config) -> None:
+    """A model that starts from a checkpoint, or learns from teachers, takes their tokenizer where none is set."""
+    origins = [("model.init_from", config.model.init_from)] if config.model.init_from else []
+    if config.distillation:
+        origins += [("distillation.teachers", path) for path in config.distillation.teachers]
+    for key, path in origins:
+        if not Path(path).expanduser().is_dir():
+            raise ConfigError(f"{key}: {path}: no such checkpoint folder")
+        config.data.tokenizer_path = config.data.tokenizer_path or path
 
 
 def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:

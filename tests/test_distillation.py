@@ -114,7 +114,10 @@ def test_a_student_learns_from_two_teachers(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.integration
 def test_bad_teachers_are_one_line(tmp_path: Path, text_run: Path) -> None:
     text = corpus(tmp_path / "text", 300)
-    for teacher, said in ((tmp_path / "nobody", "nobody: no such"), (text_run, "its tokenizer is not the student's")):
+    for teacher, said in (
+        (tmp_path / "nobody", "nobody: no such checkpoint folder"),
+        (text_run, "its tokenizer is not the student's"),
+    ):
         config = config_for(text, tmp_path / "out")
         config.data.tokenizer_path = str(tmp_path / "tokenizer")
         config.distillation = DistillationConfig(teachers=[str(teacher)])

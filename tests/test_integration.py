@@ -178,3 +178,24 @@ def test_the_test_runner_selects(flags: list[str], expression: str) -> None:
     assert [c[2] for c in commands] == ["ruff", "black", "pytest"]
     assert expression in commands[-1]
     assert "--cov-report=html" in commands[-1]
+
+
+@pytest.mark.integration
+def test_distill_from_the_command_line(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher, then its student by `distill`; a missing teacher is one line."""
+    monkeypatch.chdir(tmp_path)
+    text = ["--train-path", str(corpus(tmp_path / "text", 300)), "--output-dir", str(tmp_path / "models")]
+    assert run_command(main.main, ["train", "--config", str(config), *text, "--model-name", "teacher"]) == 0
+    student = ["distill", "--student-config", str(config), *text, "--model-name", "student"]
+    capsys.readouterr()
+    assert run_command(main.main, [*student, "--teachers", "models/teacher"]) == 0
+    assert "teachers: models/teacher" in capsys.readouterr().out
+    assert "Student and teachers" in (tmp_path / "models/student/report.html").read_text()
+    nobody = [*student[:-1], "other", "--teachers", "models/nobody"]
+    assert run_command(main.main, nobody) == 2
+    told = capsys.readouterr().err
+    assert "distillation.teachers: models/nobody: no such checkpoint folder" in told
+    assert not (tmp_path / "models/nobody").exists()
+    assert told.count("\n") == 1
