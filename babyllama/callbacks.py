@@ -165,7 +165,7 @@ class CheckpointGuard(TrainerCallback):
         self.training = training
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The manifest is written last, after every process wrote its part: without one a checkpoint is not complete."""
+        """The manifest is written last, when every process wrote its part: a checkpoint without one is not complete."""
         self.trainer.accelerator.wait_for_everyone()
         if not is_main_process():
             return
