@@ -222,13 +222,14 @@ class BenchmarkSuite:
     def _measure(
         self, run: BenchmarkRun, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        found = None if options is None else self.cache.get(run.content, name, options)
+        key = [run.evaluator.window, options]  # the window is the run's, not in the files that `content` covers
+        found = None if options is None else self.cache.get(run.content, name, key)
         if found is None:
             before = len(run.evaluator.items)
             figures = function(run)
             found = {"figures": figures, "items": run.evaluator.items[before:]}
             if options is not None:
-                self.cache.put(run.content, name, options, found)
+                self.cache.put(run.content, name, key, found)
         return found["figures"], found["items"]
 
     def _text_options(self, *more: Any) -> list[Any]:

@@ -56,7 +56,6 @@ def render(results: dict[str, Any]) -> str:
         samples=_samples(results),
         windows=sorted({run["window"] for run in results["runs"].values()}),
         tokenizers=len({run["tokenizer"] for run in results["runs"].values()}),
-        methods=list(dict.fromkeys(entry["method"] for entry in results["comparisons"])),
         effects=list(dict.fromkeys(entry["effect"] for entry in results["comparisons"])),
         one_seed=any(entry["note"].startswith("one seed") for entry in results["comparisons"]),
         smallest=min(

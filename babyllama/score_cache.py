@@ -17,7 +17,10 @@ from typing import Any
 from babyllama.jsonio import atomic_path, to_json
 from babyllama.runtime import cache_home
 
-SCORING_MODULES = ("completion", "consistency", "generation", "metrics", "minimal_pairs", "scoring", "statistics")
+SCORING_MODULES = (
+    *("completion", "consistency", "generation", "metrics", "minimal_pairs", "pair_scoring", "scoring", "statistics"),
+    *("synthetic", "synthetic_pairs", "synthetic_rules", "grammar", "lexicon"),  # make the embedded corpus's pairs
+)
 WEIGHT_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 

@@ -306,3 +306,15 @@ def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.Capt
     shutil.rmtree(text)
     gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
     assert "cannot be read" in gone.run_all_benchmarks()["notes"][0]
+
+
+def test_a_score_at_another_window_is_another_score(runs: dict[str, Path]) -> None:
+    """The window stands in the run's configuration, not in the weights: it belongs to the cache's key."""
+    values = []
+    for window in (16, 32):
+        suite = BenchmarkSuite([runs["llama"]], device="cpu", config=config(runs, benchmarks=["perplexity"], seed=9))
+        suite.runs[0].evaluator.window = window
+        results = suite.run_all_benchmarks()
+        values.append(results["runs"]["llama"]["benchmarks"]["perplexity"]["bits_per_byte"])
+        assert suite.cache.hits == 0
+    assert values[0] != values[1]
