@@ -169,13 +169,11 @@ class BenchmarkSuite:
     @cached_property
     def documents(self) -> list[Document] | None:
         """The text that all runs are scored on, None where there is none (a note says why)."""
-        from babyllama.schema import DataConfig
         from babyllama.shared_text import shared_documents
-        from data_utils import DataProcessor
+        from data_utils import raw_documents
 
         if self.config.eval_data:
-            processor = DataProcessor(DataConfig(clean=False))
-            return [d for path in self.config.eval_data for d in processor.load_text_files(path, "eval")]
+            return raw_documents(self.config.eval_data)
         documents, reason = shared_documents(self.runs)
         if reason:
             self.notes.append(f"perplexity and completion were not measured: {reason}. Give one text: --eval-data PATH")
@@ -184,12 +182,11 @@ class BenchmarkSuite:
     @cached_property
     def prompts(self) -> list[str]:
         """The same beginnings for every run: the configured ones, else the shared text's, else a few plain ones."""
-        from babyllama.generation import DEFAULT_PROMPTS
+        from babyllama.generation import DEFAULT_PROMPTS, beginnings
 
         if self.config.prompts:
             return self.config.prompts
-        starts = [" ".join(document.text.split()[:6]) for document in self.documents or []]
-        return starts[:: max(1, len(starts) // self.config.num_samples)] or list(DEFAULT_PROMPTS)
+        return beginnings(self.documents or [], self.config.num_samples) or list(DEFAULT_PROMPTS)
 
     # Running
 
@@ -232,10 +229,14 @@ class BenchmarkSuite:
                 self.cache.put(run.content, name, key, found)
         return found["figures"], found["items"]
 
-    def _text_options(self, *more: Any) -> list[Any]:
+    @cached_property
+    def _text_fingerprint(self) -> str:
         from babyllama.documents import documents_fingerprint
 
-        return [documents_fingerprint(self.documents or []), self.config.seed, *more]
+        return documents_fingerprint(self.documents or [])
+
+    def _text_options(self, *more: Any) -> list[Any]:
+        return [self._text_fingerprint, self.config.seed, *more]
 
     def run_perplexity_benchmark(self) -> dict[str, Any]:
         """Perplexity and bits per byte of the shared text."""
@@ -375,13 +376,11 @@ class BenchmarkSuite:
     def _text_facts(self) -> dict[str, Any] | None:
         if not self.documents:
             return None
-        from babyllama.documents import documents_fingerprint
-
         return {
             "eval_data": self.config.eval_data or "the held-out set that the runs share",
             "documents": len(self.documents),
             "bytes": sum(len(document.text.encode()) for document in self.documents),
-            "fingerprint": documents_fingerprint(self.documents),
+            "fingerprint": self._text_fingerprint,
         }
 
     def _run_facts(self, run: BenchmarkRun, teams: Sequence[Any]) -> dict[str, Any]:

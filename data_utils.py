@@ -419,6 +419,12 @@ def _cache_lock(cache: Path, key: str) -> Any:
     return FileLock(str(cache / "locks" / f"{key[:32]}.lock"))
 
 
+def raw_documents(paths: Sequence[str]) -> list[Document]:
+    """Documents of evaluation texts given by path, as they are: not cleaned."""
+    processor = DataProcessor(DataConfig(clean=False))
+    return [document for path in paths for document in processor.load_text_files(path, "eval")]
+
+
 def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, speaker_labels: str) -> Iterator[str]:
     """Clean each text file of a path into `output/<domain>.<split>`, documents parted by `<|endoftext|>` lines.
 

@@ -140,12 +140,10 @@ class ModelEvaluator:
     @cached_property
     def documents(self) -> list[Document]:
         """The documents that are scored: --eval-data raw, else the run's own held-out set."""
-        from babyllama.schema import DataConfig
-        from data_utils import DataProcessor
+        from data_utils import DataProcessor, raw_documents
 
         if self.eval_data:
-            processor = DataProcessor(DataConfig(clean=False))
-            return [document for path in self.eval_data for document in processor.load_text_files(path, "eval")]
+            return raw_documents(self.eval_data)
         if self.run_config is None:
             raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
         from babyllama.plugins import load_plugins
@@ -258,7 +256,7 @@ class ModelEvaluator:
 
     def _prompts(self) -> list[str]:
         """The user's prompts, else beginnings of held-out documents, else a few plain ones; as many as wanted."""
-        from babyllama.generation import DEFAULT_PROMPTS
+        from babyllama.generation import DEFAULT_PROMPTS, beginnings
 
         prompts = list(self.prompts or [])
         if not prompts and self.learned_embedded_corpus():
@@ -266,8 +264,7 @@ class ModelEvaluator:
 
             prompts = synthetic.sample_prompts(self.num_samples, self.run_config.data.synthetic_seed)
         if not prompts and (self.eval_data or self.run_config is not None):
-            starts = [" ".join(document.text.split()[:6]) for document in self.documents]
-            prompts = starts[:: max(1, len(starts) // self.num_samples)]
+            prompts = beginnings(self.documents, self.num_samples)
         prompts = prompts or list(DEFAULT_PROMPTS)
         return [prompts[number % len(prompts)] for number in range(self.num_samples)]
 

@@ -28,6 +28,7 @@ from babyllama.schema import Config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from babyllama.documents import Document
     from babyllama.runtime import Runtime
     from babyllama.signals import StopSignals
     from babyllama.trainer import BabyTrainer
@@ -91,7 +92,7 @@ def train(
         if guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)) == "finished":
             return TrainResult(run_dir, read_json(run_dir / METRICS), already_finished=True)
         start = find_start(run_dir, resume, fingerprint)
-        trainer = train_within_memory(config, data, run_dir, start, signals)
+        trainer = train_within_memory(config, data, run_dir, fingerprint, start, signals)
         metrics = finish(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
 
@@ -285,7 +286,11 @@ def build_trainer(
     for note in plan.notes:
         say(note)
     _prepare_forward(model, runtime)
-    sums = _prepare_teachers(config, model, data, runtime) if config.distillation else None
+    sums = None
+    if config.distillation:
+        from babyllama.teachers import teach
+
+        sums = teach(model, config, data.tokenizer, runtime)
     trainer = BabyTrainer(
         model=model,
         args=training_arguments(config, plan, runtime, run_dir),
@@ -319,26 +324,11 @@ def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
         install_fused_loss(model, compiled=runtime.compile == "layers")
 
 
-def _prepare_teachers(config: Config, model: PreTrainedModel, data: PreparedData, runtime: Runtime) -> Any:
-    from babyllama import runtime as rt
-    from babyllama.loss import supports_fused_loss
-    from babyllama.teachers import install_distillation, load_teachers
-
-    if not supports_fused_loss(model):
-        raise ConfigError(f"model.type: {config.model.type}: no plain linear head, which distillation needs")
-    teachers = load_teachers(config, data.tokenizer, runtime.device)
-    for teacher in teachers:
-        teacher.set_attn_implementation(runtime.attention)
-        if runtime.compile == "layers":
-            rt.compile_layers(teacher)
-    say(f"teachers: {', '.join(config.distillation.teachers)}")
-    return install_distillation(model, teachers, config, compiled=runtime.compile == "layers")
-
-
 def train_within_memory(
     config: Config,
     data: PreparedData,
     run_dir: Path,
+    fingerprint: dict[str, Any],
     start: tuple[Path | None, Runtime | None],
     signals: StopSignals,
 ) -> BabyTrainer:
@@ -353,7 +343,7 @@ def train_within_memory(
 
     checkpoint, runtime = start
     while True:
-        trainer = start_trainer(config, data, run_dir, fingerprint_of(config, data), runtime)
+        trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
         try:
             run_training(trainer, checkpoint, signals)
             return trainer
@@ -366,6 +356,7 @@ def train_within_memory(
                 raise memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
         say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
         config.training.gradient_accumulation_steps = parts
+        fingerprint = fingerprint_of(config, data)
         runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
         del trainer
         memory.free_gpu_memory()
@@ -411,16 +402,21 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
     from babyllama.checkpoint_loading import load_model
     from babyllama.model_card import write_model_card
     from babyllama.run_record import training_metrics
+    from data_utils import DataProcessor
 
     trainer.restore_best_if_asked(run_dir)
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).save_pretrained(run_dir)
     data.tokenizer.save_pretrained(run_dir)
     say("scoring the saved model on the held-out documents")
-    scored = score_held_out(config, data, load_model(run_dir))
+    documents = DataProcessor(config.data).held_out_documents()
+    scored = score_held_out(config, data, documents, load_model(run_dir))
     metrics = training_metrics(config, data, trainer, scored, command)
     if config.distillation:
         metrics["teachers"] = [
-            {"path": path, "eval_bits_per_byte": score_held_out(config, data, load_model(path))["bits_per_byte"]}
+            {
+                "path": path,
+                "eval_bits_per_byte": score_held_out(config, data, documents, load_model(path))["bits_per_byte"],
+            }
             for path in config.distillation.teachers
         ]
     write_json(run_dir / METRICS, metrics)
@@ -431,13 +427,13 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
     return metrics
 
 
-def score_held_out(config: Config, data: PreparedData, model: PreTrainedModel) -> dict[str, Any]:
+def score_held_out(
+    config: Config, data: PreparedData, documents: list[Document], model: PreTrainedModel
+) -> dict[str, Any]:
     """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
     from babyllama import metrics
     from babyllama.documents import documents_fingerprint
-    from data_utils import DataProcessor
 
-    documents = DataProcessor(config.data).held_out_documents()
     scores = metrics.score_documents(model.eval(), data.tokenizer, documents, window=config.data.seq_length)
     return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
 

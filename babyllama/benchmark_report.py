@@ -12,6 +12,7 @@ from babyllama import benchmark_plots as plots
 from babyllama.benchmark_tables import comparison_table, cost_table, quality_table, ranking_table, speed_table
 from babyllama.console import printable
 from babyllama.jsonio import write_text_atomic
+from babyllama.report import page_templates
 
 SAMPLES_SHOWN = 3
 
@@ -32,35 +33,31 @@ def write_comparison(results: dict[str, Any], path: Path) -> Path:
 
 def render(results: dict[str, Any]) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("babyllama"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = {key: Markup(svg) for key, svg in _figures(results).items() if svg}
-    page = environment.get_template("benchmark.html.j2").render(
-        results=results,
-        verdicts=verdicts(results),
-        rankings=[(metric, ranking_table(metric)) for metric in results["metrics"]],
-        quality=quality_table(results),
-        comparisons=comparison_table(results),
-        cost=cost_table(results),
-        speed=speed_table(results),
-        figures=figures,
-        own_benchmarks=own_benchmarks(results),
-        samples=_samples(results),
-        windows=sorted({run["window"] for run in results["runs"].values()}),
-        tokenizers=len({run["tokenizer"] for run in results["runs"].values()}),
-        effects=list(dict.fromkeys(entry["effect"] for entry in results["comparisons"])),
-        one_seed=any(entry["note"].startswith("one seed") for entry in results["comparisons"]),
-        smallest=min(
-            (e["smallest_permutation_p"] for e in results["comparisons"] if "permutation_p" in e), default=None
-        ),
+    page = (
+        page_templates()
+        .get_template("benchmark.html.j2")
+        .render(
+            results=results,
+            verdicts=verdicts(results),
+            rankings=[(metric, ranking_table(metric)) for metric in results["metrics"]],
+            quality=quality_table(results),
+            comparisons=comparison_table(results),
+            cost=cost_table(results),
+            speed=speed_table(results),
+            figures=figures,
+            own_benchmarks=own_benchmarks(results),
+            samples=_samples(results),
+            windows=sorted({run["window"] for run in results["runs"].values()}),
+            tokenizers=len({run["tokenizer"] for run in results["runs"].values()}),
+            effects=list(dict.fromkeys(entry["effect"] for entry in results["comparisons"])),
+            one_seed=any(entry["note"].startswith("one seed") for entry in results["comparisons"]),
+            smallest=min(
+                (e["smallest_permutation_p"] for e in results["comparisons"] if "permutation_p" in e), default=None
+            ),
+        )
     )
     return printable(page)
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from babyllama.loss import BLOCK_ROWS, IGNORE
+from babyllama.loss import BLOCK_ROWS, IGNORE, scaled_gradients
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,13 @@ class Head:
     weight: Tensor
     bias: Tensor | None = None
 
-    def logits(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        """(R, V) logits of some rows, multiplied in `dtype`, in float32 or wider."""
-        bias = None if self.bias is None else self.bias.to(dtype)
-        product = F.linear(self.hidden[rows].to(dtype), self.weight.to(dtype), bias)
+    def to(self, dtype: torch.dtype) -> Head:
+        """The head in the precision it is multiplied in: once a batch, not once a block."""
+        return Head(self.hidden.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
+    def logits(self, rows: slice) -> Tensor:
+        """(R, V) logits of some rows, in float32 or wider."""
+        product = F.linear(self.hidden[rows], self.weight, self.bias)
         return product if product.dtype == torch.float64 else product.float()
 
 
@@ -71,11 +74,11 @@ class Recipe:
     compiled: bool = False
 
 
-def teachers_expect(teachers: Sequence[Head], rows: slice, recipe: Recipe, dtype: torch.dtype) -> Tensor:
+def teachers_expect(teachers: Sequence[Head], rows: slice, recipe: Recipe) -> Tensor:
     """(R, V) distribution of the ensemble at temperature T."""
     total: Tensor | None = None
     for head, weight in zip(teachers, recipe.weights, strict=True):
-        logits = head.logits(rows, dtype)
+        logits = head.logits(rows)
         part = logits if recipe.combine == "logits" else torch.softmax(logits / recipe.temperature, dim=1)
         total = weight * part if total is None else total.add_(part, alpha=weight)
     assert total is not None
@@ -118,7 +121,8 @@ class _Distill(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        student = Head(hidden.to(dtype), weight.to(dtype), bias)
+        student = Head(hidden, weight, bias).to(dtype)
+        teachers = [teacher.to(dtype) for teacher in teachers]
         d_hidden = torch.empty(hidden.shape, dtype=wide, device=hidden.device)
         d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
         d_bias = None if bias is None else torch.zeros(bias.shape, dtype=wide, device=bias.device)
@@ -128,8 +132,8 @@ class _Distill(torch.autograd.Function):
         block = _compiled_block() if recipe.compiled else _block
         for start in range(0, hidden.shape[0], BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            expected = teachers_expect(teachers, rows, recipe, dtype)
-            logits = student.logits(rows, dtype)
+            expected = teachers_expect(teachers, rows, recipe)
+            logits = student.logits(rows)
             block_ce, block_kl, gradient = block(logits, labels[rows], expected, recipe.temperature, *factors)
             ce += block_ce
             kl += block_kl
@@ -145,11 +149,7 @@ class _Distill(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        grad_bias = None if d_bias is None else (d_bias * grad_output).to(weight_dtype)
-        grads = (d_hidden * grad_output).to(hidden_dtype), (d_weight * grad_output).to(weight_dtype)
-        return *grads, grad_bias, None, None, None, None
+        return *scaled_gradients(ctx, grad_output), None, None, None, None
 
 
 def distillation_loss(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from babyllama.documents import Document
 from babyllama.errors import DataError
 from babyllama.metrics import encode_text, first_context
 
@@ -163,6 +164,12 @@ def generation_figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "num_samples": len(samples),
         "samples": [{"prompt": sample.prompt, "completion": sample.completion} for sample in samples],
     }
+
+
+def beginnings(documents: Sequence[Document], count: int) -> list[str]:
+    """First six words of about `count` documents, evenly spaced: prompts in the manner of the text."""
+    starts = [" ".join(document.text.split()[:6]) for document in documents]
+    return starts[:: max(1, len(starts) // count)]
 
 
 def read_prompts(path: str | None) -> list[str] | None:

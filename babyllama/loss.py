@@ -102,10 +102,15 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        grads = (d_hidden * grad_output).to(hidden_dtype), (d_weight * grad_output).to(weight_dtype)
-        return *grads, None if d_bias is None else (d_bias * grad_output).to(weight_dtype), None, None, None
+        return *scaled_gradients(ctx, grad_output), None, None, None
+
+
+def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients that a forward pass saved (hidden, weight, bias), float32 until they meet the incoming one."""
+    d_hidden, d_weight, d_bias = ctx.saved_tensors
+    hidden_dtype, weight_dtype = ctx.dtypes
+    grad_bias = None if d_bias is None else (d_bias * grad_output).to(weight_dtype)
+    return (d_hidden * grad_output).to(hidden_dtype), (d_weight * grad_output).to(weight_dtype), grad_bias
 
 
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -168,16 +173,17 @@ def supports_fused_loss(model: nn.Module) -> bool:
     return isinstance(head, nn.Linear) and backbone is not model and getattr(model.config, "logit_scale", None) is None
 
 
-def install_fused_loss(model: nn.Module, *, compiled: bool = False) -> None:
-    """Make `model(input_ids, labels=...)` use the fused head; without labels the model answers as before.
+def install_loss(model: nn.Module, compute: Callable[..., Tensor], *, training_only: bool = False) -> None:
+    """Make `model(input_ids, labels=...)` answer with a loss of ours; other calls go to the forward that was there.
 
-    It lives in the model's own forward (not beside it), so that DDP and FSDP, which wrap `forward`, see it. GPT-2's
-    own loss divides by T instead of T - 1 tokens (its `loss_type` is unset); here all models divide by the number of
-    tokens predicted, or by `num_items_in_batch` where the Trainer gives it (gradient accumulation).
+    It lives in the model's own forward (not beside it), so that DDP and FSDP, which wrap `forward`, see it.
 
     Args:
-        model: A causal language model for which `supports_fused_loss` holds; changed in place.
-        compiled: Run the head's block through torch.compile.
+        model: A causal language model; changed in place.
+        compute: `compute(model, input_ids, attention_mask, targets, count) -> loss`: targets (B*T,) are shifted labels,
+            count is what to divide by: the Trainer's `num_items_in_batch` (gradient accumulation), else the tokens
+            predicted.
+        training_only: Leave calls without gradients to the forward that was there.
     """
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -191,15 +197,32 @@ def install_fused_loss(model: nn.Module, *, compiled: bool = False) -> None:
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        if labels is None:
-            return plain_forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        hidden = self.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
-        head = self.get_output_embeddings()
-        targets = shift_labels(labels)
-        total = fused_linear_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]), head.weight, targets.reshape(-1), head.bias, compiled=compiled
-        )
+        if labels is None or (training_only and not torch.is_grad_enabled()):
+            given = {} if labels is None else {"labels": labels, "num_items_in_batch": num_items_in_batch}
+            return plain_forward(input_ids=input_ids, attention_mask=attention_mask, **given, **kwargs)
+        targets = shift_labels(labels).reshape(-1)
         count = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORE).sum().clamp(min=1)
-        return CausalLMOutputWithPast(loss=total / count)
+        return CausalLMOutputWithPast(loss=compute(self, input_ids, attention_mask, targets, count))
 
     model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+
+
+def install_fused_loss(model: nn.Module, *, compiled: bool = False) -> None:
+    """Make `model(input_ids, labels=...)` use the fused head; without labels the model answers as before.
+
+    GPT-2's own loss divides by T instead of T - 1 tokens (its `loss_type` is unset); here all models divide by the
+    number of tokens predicted, or by `num_items_in_batch` where the Trainer gives it.
+
+    Args:
+        model: A causal language model for which `supports_fused_loss` holds; changed in place.
+        compiled: Run the head's block through torch.compile.
+    """
+
+    def compute(
+        owner: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, targets: Tensor, count: Tensor | int
+    ) -> Tensor:
+        hidden = owner.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
+        head, flat = owner.get_output_embeddings(), hidden.reshape(-1, hidden.shape[-1])
+        return fused_linear_cross_entropy(flat, head.weight, targets, head.bias, compiled=compiled) / count
+
+    install_loss(model, compute)

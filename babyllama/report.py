@@ -65,10 +65,9 @@ def _write(results: dict[str, Any], output_dir: Path, run_dir: Path | None) -> P
     return output_dir / REPORT
 
 
-def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], config: str) -> str:
-    """The page as text."""
+def page_templates() -> Any:
+    """The pages' templates: whatever comes from text, names or samples is escaped, a missing value is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("babyllama"),
@@ -78,19 +77,30 @@ def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str,
         lstrip_blocks=True,
     )
     environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes}
+    return environment
+
+
+def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], config: str) -> str:
+    """The page as text."""
+    from markupsafe import Markup
+
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
-    page = environment.get_template("report.html.j2").render(
-        name=name,
-        results=results,
-        metrics=metrics,
-        tiles=tiles(results, metrics),
-        overfit=overfitting_note(metrics),
-        figures={key: Markup(svg) for key, svg in figures(results, metrics, log).items()},
-        pairs=results.get("minimal_pairs", {}),
-        samples=results.get("generation", {}).get("samples", []),
-        extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
-        config=config,
-        versions=results.get("versions") or metrics.get("versions") or {},
+    page = (
+        page_templates()
+        .get_template("report.html.j2")
+        .render(
+            name=name,
+            results=results,
+            metrics=metrics,
+            tiles=tiles(results, metrics),
+            overfit=overfitting_note(metrics),
+            figures={key: Markup(svg) for key, svg in figures(results, metrics, log).items()},
+            pairs=results.get("minimal_pairs", {}),
+            samples=results.get("generation", {}).get("samples", []),
+            extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
+            config=config,
+            versions=results.get("versions") or metrics.get("versions") or {},
+        )
     )
     return printable(page)  # names of files and paradigms may hold control codes, too
 

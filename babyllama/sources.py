@@ -107,8 +107,8 @@ def _open(path: Path) -> BinaryIO:
 def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[str]:
     """Lines of a text file without their ends; a byte-order mark is dropped.
 
-    Whole blocks are decoded at once (2.3 times faster than line by line); only a block with a fault is gone through line
-    by line, to name the place.
+    Whole blocks are decoded at once (2.3 times faster than line by line); only a block with a fault is gone through
+    line by line, to name the place.
 
     Args:
         path: The file.

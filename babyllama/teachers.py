@@ -6,7 +6,6 @@ evaluation mode, on the student's device, and are not parts of the student: they
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+from babyllama.console import say
 from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.errors import CheckpointError, ConfigError
-from babyllama.loss import IGNORE, shift_labels
+from babyllama.loss import IGNORE, install_loss, supports_fused_loss
+from babyllama.runtime import Runtime, compile_layers
 from babyllama.schema import Config
 from babyllama.scoring import backbone_and_head
 from babyllama.tokenization import tokenizer_fingerprint
@@ -66,6 +67,31 @@ def teacher_contents(config: Config) -> dict[str, str]:
     return {f"teacher {number}": checkpoint_content(Path(path).expanduser()) for number, path in enumerate(paths, 1)}
 
 
+def teach(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) -> DistillationSums:
+    """Load the teachers, compute them as the student is computed, and put their loss into its forward.
+
+    Args:
+        model: The student, with the fused loss installed.
+        config: With a `distillation` section.
+        tokenizer: The student's.
+        runtime: The student's.
+
+    Raises:
+        ConfigError: The student has no plain head, or a teacher cannot be used.
+    """
+    if not supports_fused_loss(model):
+        raise ConfigError(f"model.type: {config.model.type}: no plain linear head, which distillation needs")
+    assert config.distillation is not None
+    teachers = load_teachers(config, tokenizer, runtime.device)
+    compiled = runtime.compile == "layers"
+    for teacher in teachers:
+        teacher.set_attn_implementation(runtime.attention)
+        if compiled:
+            compile_layers(teacher)
+    say(f"teachers: {', '.join(config.distillation.teachers)}")
+    return install_distillation(model, teachers, config, compiled=compiled)
+
+
 class DistillationSums:
     """Sums of the two losses since they were last read; tensors, so that a GPU need not wait."""
 
@@ -101,30 +127,15 @@ def install_distillation(
     Returns:
         The running sums of both losses.
     """
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-
     options = config.distillation
     assert options is not None
     weights = options.weights or [1.0] * len(teachers)
     shares = tuple(weight / sum(weights) for weight in weights)
     sums = DistillationSums()
-    plain_forward = model.forward
-    hidden_teachers = list(teachers)  # kept by the closure: not modules of the student
 
-    def forward(
-        self: nn.Module,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        if labels is None or not torch.is_grad_enabled():
-            given = {"labels": labels, "num_items_in_batch": num_items_in_batch} if labels is not None else {}
-            return plain_forward(input_ids=input_ids, attention_mask=attention_mask, **given, **kwargs)
-        targets = shift_labels(labels).reshape(-1)
-        tokens = (targets != IGNORE).sum()
-        count = num_items_in_batch if num_items_in_batch is not None else tokens.clamp(min=1)
+    def compute(
+        owner: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, targets: Tensor, count: Tensor | int
+    ) -> Tensor:
         kl_count = count if options.reduction == "token" else config.training.batch_size
         recipe = Recipe(
             temperature=options.temperature,
@@ -134,18 +145,18 @@ def install_distillation(
             kl=(1 - options.alpha) * options.temperature**2 / kl_count,
             compiled=compiled,
         )
-        student = _head(self, input_ids)
+        student = _head(owner, input_ids, attention_mask)
         with torch.no_grad():
-            heads = [_head(teacher, input_ids) for teacher in hidden_teachers]
+            heads = [_head(teacher, input_ids, attention_mask) for teacher in teachers]
         loss, ce, kl = distillation_loss(student, heads, targets, recipe)
-        sums.add(ce, kl, tokens)
-        return CausalLMOutputWithPast(loss=loss)
+        sums.add(ce, kl, (targets != IGNORE).sum())
+        return loss
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    install_loss(model, compute, training_only=True)
     return sums
 
 
-def _head(model: nn.Module, input_ids: Tensor | None) -> Head:
-    hidden = model.base_model(input_ids=input_ids, use_cache=False)[0]  # (B, T, D)
+def _head(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None) -> Head:
+    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
     head = model.get_output_embeddings()
     return Head(hidden.reshape(-1, hidden.shape[-1]), head.weight, head.bias)

@@ -142,20 +142,22 @@ class BabyTrainer(Trainer):
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step < self.total_steps:
             return False
-        self.model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
-        self.model.tie_weights()
+        self._take_weights(checkpoint)
         self.state = state
         for event in ("on_train_begin", "on_train_end"):
             getattr(self.callback_handler, event)(self.args, self.state, self.control)
         say(f"{checkpoint.name} is the last one of this run: nothing is left to train")
         return True
 
+    def _take_weights(self, checkpoint: Path) -> None:
+        self.model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+        self.model.tie_weights()
+
     def restore_best_if_asked(self, run_dir: Path) -> None:
         """With `keep: best`, load the weights of the best point of the held-out curve."""
         folder = run_dir / f"checkpoint-{self.best.best_step}"
         if self.recipe.keep == "best" and self.best.best_step != self.state.global_step and folder.is_dir():
-            self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-            self.model.tie_weights()
+            self._take_weights(folder)
             say(f"kept the weights of step {self.best.best_step:,}, the best on the held-out curve")
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,29 @@ seconds = time.perf_counter() - started
 rows = [[s["doc"].get("UID"), str(s["doc"].get("pairID")), s["resps"]] for s in found["samples"][spec["task"]]]
 json.dump({"seconds": seconds, "rows": rows}, open(spec["output"], "w"))
 """
-PAIRS_TASK = """task: pairs
+TASK = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {files}}}}}
 test_split: test
-output_type: multiple_choice
 doc_to_text: ""
+num_fewshot: 0
+"""
+PAIRS = """output_type: multiple_choice
 doc_to_target: 0
-doc_to_choice: "{{{{[sentence_good, sentence_bad]}}}}"
+doc_to_choice: "{{[sentence_good, sentence_bad]}}"
 target_delimiter: ""
-num_fewshot: 0
-metric_list: [{{metric: acc}}]
+metric_list: [{metric: acc}]
 """
-TEXT_TASK = """task: text
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {files}}}}}
-test_split: test
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{{{text}}}}"
-num_fewshot: 0
-metric_list: [{{metric: word_perplexity}}, {{metric: byte_perplexity}}]
+TEXT = """output_type: loglikelihood_rolling
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}]
 """
+
+
+def write_task(folder: Path, name: str, files: Sequence[Path], what: str) -> None:
+    """A task of the harness over local JSONL files."""
+    listed = json.dumps([str(file) for file in files])
+    (folder / f"{name}.yaml").write_text(TASK.format(name=name, files=listed) + what)
 
 
 def harness(python: str, checkpoint: Path, task: str, folder: Path, model_args: str, batch_size: int) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def compare_pairs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     chosen.mkdir()
     for file in files:
         (chosen / file.name).write_bytes(file.read_bytes())
-    (folder / "pairs.yaml").write_text(PAIRS_TASK.format(files=json.dumps([str(chosen / f.name) for f in files])))
+    write_task(folder, "pairs", [chosen / file.name for file in files], PAIRS)
     seconds: dict[str, list[float]] = {"harness": [], "ours": [], "screened": []}
     found: dict[str, list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
@@ -125,7 +127,7 @@ def compare_text(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     evaluator = ModelEvaluator(args.checkpoint, "cpu")
     documents = evaluator.documents[: args.documents]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": d.text}) + "\n" for d in documents))
-    (folder / "text.yaml").write_text(TEXT_TASK.format(files=json.dumps([str(folder / "text.jsonl")])))
+    write_task(folder, "text", [folder / "text.jsonl"], TEXT)
     theirs = harness(
         args.harness_python,
         args.checkpoint,
