@@ -21,14 +21,13 @@ from babyllama.cli import add_config_flags, command_line, config_from_args, run_
 from babyllama.config import run_dir as run_folder
 from babyllama.config import save_config
 from babyllama.console import say
-from babyllama.errors import ConfigError, DiskError, Interrupted, NumericError
+from babyllama.errors import ConfigError
 from babyllama.jsonio import read_json, write_json
 from babyllama.schema import Config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from babyllama.documents import Document
     from babyllama.runtime import Runtime
     from babyllama.signals import StopSignals
     from babyllama.trainer import BabyTrainer
@@ -340,6 +339,7 @@ def train_within_memory(
     from babyllama import memory
     from babyllama.checkpoints import newest_complete
     from babyllama.plan import world_size
+    from babyllama.trainer import run_training
 
     checkpoint, runtime = start
     while True:
@@ -369,39 +369,11 @@ def halves_by_itself(runtime: Runtime) -> bool:
     return runtime.device.startswith("cuda") and world_size() == 1
 
 
-def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
-    """Train to the end; a signal, a full disk or a loss that is not finite leaves by its own error."""
-    from babyllama.callbacks import StopOnSignal
-    from babyllama.disk import is_disk_full
-
-    trainer.add_callback(StopOnSignal(signals))
-    trainer.last_good_checkpoint = checkpoint
-    if checkpoint is not None and trainer.take_finished(checkpoint):
-        return
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (NumericError, Interrupted):
-        raise
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskError(
-            f"the disk is full: {trainer.args.output_dir} could not be written at step {trainer.state.global_step:,}. "
-            f"Free some space, then go on with --resume_from_checkpoint."
-        ) from error
-    if signals.received and trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted(
-            f"stopped at step {trainer.state.global_step:,} with a checkpoint; go on with: "
-            f"{command_line()} --resume_from_checkpoint",
-            signals.received,
-        )
-
-
 def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:
     """Save the model, score the saved files as a user will load them, write training_metrics.json last."""
     from babyllama.checkpoint_loading import load_model
     from babyllama.model_card import write_model_card
-    from babyllama.run_record import training_metrics
+    from babyllama.run_record import score_held_out, training_metrics
     from data_utils import DataProcessor
 
     trainer.restore_best_if_asked(run_dir)
@@ -409,13 +381,15 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
     data.tokenizer.save_pretrained(run_dir)
     say("scoring the saved model on the held-out documents")
     documents = DataProcessor(config.data).held_out_documents()
-    scored = score_held_out(config, data, documents, load_model(run_dir))
+    scored = score_held_out(config, data.tokenizer, documents, load_model(run_dir))
     metrics = training_metrics(config, data, trainer, scored, command)
     if config.distillation:
         metrics["teachers"] = [
             {
                 "path": path,
-                "eval_bits_per_byte": score_held_out(config, data, documents, load_model(path))["bits_per_byte"],
+                "eval_bits_per_byte": score_held_out(config, data.tokenizer, documents, load_model(path))[
+                    "bits_per_byte"
+                ],
             }
             for path in config.distillation.teachers
         ]
@@ -425,17 +399,6 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
         if hasattr(callback, "finish"):
             callback.finish(metrics)
     return metrics
-
-
-def score_held_out(
-    config: Config, data: PreparedData, documents: list[Document], model: PreTrainedModel
-) -> dict[str, Any]:
-    """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
-    from babyllama import metrics
-    from babyllama.documents import documents_fingerprint
-
-    scores = metrics.score_documents(model.eval(), data.tokenizer, documents, window=config.data.seq_length)
-    return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,9 @@ import babyllama
 from babyllama.schema import Config
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from babyllama.documents import Document
     from babyllama.trainer import BabyTrainer
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
@@ -112,6 +115,17 @@ def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
         "eval_domains": scored["domains"],
         "held_out_fingerprint": scored.get("held_out_fingerprint"),
     }
+
+
+def score_held_out(
+    config: Config, tokenizer: PreTrainedTokenizerFast, documents: list[Document], model: PreTrainedModel
+) -> dict[str, Any]:
+    """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
+    from babyllama import metrics
+    from babyllama.documents import documents_fingerprint
+
+    scores = metrics.score_documents(model.eval(), tokenizer, documents, window=config.data.seq_length)
+    return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
 
 
 def embedding_parameters(model: Any) -> int:

@@ -21,15 +21,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
-from babyllama.callbacks import BestKeeper, StepClock
+from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
+from babyllama.cli import command_line
 from babyllama.console import say
-from babyllama.errors import NumericError
+from babyllama.disk import is_disk_full
+from babyllama.errors import DiskError, Interrupted, NumericError
 from babyllama.flops import flops_per_token, known_peak
 from babyllama.loss import IGNORE, shift_labels
 from babyllama.optim import build_optimizer
 from babyllama.packing import PackedDataset
 from babyllama.runtime import Runtime
 from babyllama.schema import Config
+from babyllama.signals import StopSignals
 
 
 def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,6 +177,31 @@ class BabyTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.clock.disturb()
         return metrics
+
+
+def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
+    """Train to the end; a signal, a full disk or a loss that is not finite leaves by its own error."""
+    trainer.add_callback(StopOnSignal(signals))
+    trainer.last_good_checkpoint = checkpoint
+    if checkpoint is not None and trainer.take_finished(checkpoint):
+        return
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (NumericError, Interrupted):
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskError(
+            f"the disk is full: {trainer.args.output_dir} could not be written at step {trainer.state.global_step:,}. "
+            f"Free some space, then go on with --resume_from_checkpoint."
+        ) from error
+    if signals.received and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"stopped at step {trainer.state.global_step:,} with a checkpoint; go on with: "
+            f"{command_line()} --resume_from_checkpoint",
+            signals.received,
+        )
 
 
 def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
