@@ -44,18 +44,24 @@ def _block(
         labels: (R,), -100 where the row does not count.
 
     Returns:
-        Sum of the losses (float32), d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
+        Sum of the losses, d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
     """
-    logits = F.linear(hidden, weight, bias).float()  # (R, V)
+    logits = F.linear(hidden, weight, bias)
+    logits = logits.to(wide(logits.dtype))  # (R, V)
     valid = labels != IGNORE
     target = labels.clamp(min=0).unsqueeze(1)  # (R, 1)
     lse = torch.logsumexp(logits, dim=1)
     losses = torch.where(valid, lse - logits.gather(1, target).squeeze(1), 0.0)
     columns = torch.arange(logits.shape[1], device=logits.device)
-    g = torch.exp(logits - lse.unsqueeze(1)) - (columns.unsqueeze(0) == target).float()
+    g = torch.exp(logits - lse.unsqueeze(1)) - (columns.unsqueeze(0) == target).to(logits.dtype)
     g = (g * valid.unsqueeze(1)).to(hidden.dtype)
-    d_bias = g.float().sum(0) if bias is not None else None
+    d_bias = g.to(logits.dtype).sum(0) if bias is not None else None
     return losses.sum(), g @ weight, g.t() @ hidden, d_bias
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums are kept in: float32, or float64 where the computation is."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class FusedBlock:
@@ -81,13 +87,13 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype, fast: bool
     ) -> Tensor:
         block = FusedBlock.get(fast)
-        rows = hidden.shape[0]
+        rows, sums = hidden.shape[0], wide(dtype)
         low_hidden, low_weight = hidden.to(dtype), weight.to(dtype)
         low_bias = None if bias is None else bias.to(dtype)
-        d_hidden = torch.empty(rows, hidden.shape[1], dtype=torch.float32, device=hidden.device)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
-        d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty(rows, hidden.shape[1], dtype=sums, device=hidden.device)
+        d_weight = torch.zeros_like(weight, dtype=sums)
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=sums)
+        total = torch.zeros((), dtype=sums, device=hidden.device)
         for start in range(0, rows, BLOCK_ROWS):
             end = min(start + BLOCK_ROWS, rows)
             loss, dh, dw, db = block(low_hidden[start:end], low_weight, low_bias, labels[start:end])
@@ -115,10 +121,10 @@ def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Sum of the losses without gradients, block by block."""
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    total = torch.zeros((), dtype=wide(hidden.dtype), device=hidden.device)
     for start in range(0, hidden.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        logits = F.linear(hidden[rows], weight, bias).float()
+        logits = F.linear(hidden[rows], weight, bias).to(total.dtype)
         total += F.cross_entropy(logits, labels[rows], reduction="sum", ignore_index=IGNORE)
     return total
 
