@@ -26,7 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from babyllama.loss import BLOCK_ROWS, IGNORE, scaled_gradients
+from babyllama.loss import BLOCK_ROWS, IGNORE, scaled_gradients, wide
+
+TINY = 1e-30  # a probability of 0 times its logarithm is 0
+_Rows = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ class Head:
         """The head in the precision it is multiplied in: once a batch, not once a block."""
         return Head(self.hidden.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
-    def logits(self, rows: slice) -> Tensor:
-        """(R, V) logits of some rows, in float32 or wider."""
-        product = F.linear(self.hidden[rows], self.weight, self.bias)
-        return product if product.dtype == torch.float64 else product.float()
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What `_logits` multiplies for a block of rows."""
+        return self.hidden[rows], self.weight, self.bias
 
 
 @dataclass(frozen=True)
@@ -74,31 +76,83 @@ class Recipe:
     compiled: bool = False
 
 
-def teachers_expect(teachers: Sequence[Head], rows: slice, recipe: Recipe) -> Tensor:
-    """(R, V) distribution of the ensemble at temperature T."""
-    total: Tensor | None = None
-    for head, weight in zip(teachers, recipe.weights, strict=True):
-        logits = head.logits(rows)
-        part = logits if recipe.combine == "logits" else torch.softmax(logits / recipe.temperature, dim=1)
-        total = weight * part if total is None else total.add_(part, alpha=weight)
-    assert total is not None
-    return torch.softmax(total / recipe.temperature, dim=1) if recipe.combine == "logits" else total
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(R, V) logits in float32, in float64 where the head is."""
+    product = F.linear(hidden, weight, bias)
+    return product.to(wide(product.dtype))
+
+
+def teachers_expect(logits: Sequence[Tensor], weights: Sequence[float], temperature: float, combine: str) -> Tensor:
+    """(R, V) distribution of the ensemble at temperature T.
+
+    >>> two = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 100.0]])]
+    >>> teachers_expect(two, (0.5, 0.5), 1.0, "probabilities")
+    tensor([[0.2500, 0.7500]])
+    """
+    if combine == "logits":
+        logits, weights = [sum(w * z for w, z in zip(weights, logits, strict=True))], (1.0,)
+    total: Any = 0.0
+    for z, w in zip(logits, weights, strict=True):
+        e = _numerators(z, 1 / temperature)
+        total = total + e * (w / e.sum(dim=1, keepdim=True))
+    return total
+
+
+def _numerators(logits: Tensor, scale: float) -> Tensor:
+    """exp(scale * (z - max z)). Products, not quotients: torch.softmax(z / T) divides each entry, 1.5 times as slow."""
+    return torch.exp((logits - logits.amax(dim=1, keepdim=True)) * scale)
 
 
 def _block(
-    logits: Tensor, labels: Tensor, expected: Tensor, temperature: float, ce_factor: Tensor, kl_factor: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed CE and KL of one block and the gradient of the combined loss by the logits (R, V)."""
-    valid = labels != IGNORE
+    student: _Rows,
+    teachers: Sequence[_Rows],
+    labels: Tensor,
+    ce_factor: Tensor,
+    kl_factor: Tensor,
+    temperature: float,
+    weights: tuple[float, ...],
+    combine: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Summed CE and KL of one block of rows, and its gradients.
+
+    One function from the products to the products, so that compiling it leaves neither logits nor probabilities in
+    memory in float32. Exponentials are what it spends its time on: with a whole T the student's softmax(z) is the T-th
+    power of what softmax(z / T) has computed.
+
+    Args:
+        student: hidden (R, D), weight (V, D), bias (V,) or None, in the compute precision.
+        teachers: The same of each teacher.
+        labels: (R,), -100 where the row does not count.
+        ce_factor: Of the summed cross-entropy in the loss.
+        kl_factor: Of the summed KL in the loss.
+        temperature: T.
+        weights: Of the teachers.
+        combine: `probabilities` or `logits`.
+
+    Returns:
+        CE, KL, d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
+    """
+    hidden, weight, bias = student
+    z = _logits(hidden, weight, bias)
+    expected = teachers_expect([_logits(*teacher) for teacher in teachers], weights, temperature, combine)
+    valid = (labels != IGNORE).unsqueeze(1)
     target = labels.clamp(min=0).unsqueeze(1)
-    log_q1 = torch.log_softmax(logits, dim=1)
-    log_qt = torch.log_softmax(logits / temperature, dim=1)
-    ce = -(log_q1.gather(1, target).squeeze(1) * valid).sum()
-    kl = ((torch.xlogy(expected, expected) - expected * log_qt).sum(dim=1) * valid).sum()
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    onehot = (columns.unsqueeze(0) == target).to(logits.dtype)
-    gradient = ce_factor * (log_q1.exp() - onehot) + (kl_factor / temperature) * (log_qt.exp() - expected)
-    return ce, kl, gradient * valid.unsqueeze(1)
+    z = z - z.amax(dim=1, keepdim=True)
+    soft = torch.exp(z * (1 / temperature))
+    plain = soft ** int(temperature) if float(temperature).is_integer() and temperature <= 8 else torch.exp(z)
+    soft_sum, plain_sum = soft.sum(dim=1, keepdim=True), plain.sum(dim=1, keepdim=True)
+    own = z.gather(1, target)
+    ce = torch.where(valid, plain_sum.log() - own, 0.0).sum()
+    surprise = (expected * (expected.clamp(min=TINY).log() - z * (1 / temperature))).sum(dim=1, keepdim=True)
+    kl = torch.where(valid, surprise + soft_sum.log(), 0.0).sum()
+    ce_row = torch.where(valid, ce_factor, 0.0)  # (R, 1)
+    kl_row = torch.where(valid, kl_factor * (1 / temperature), 0.0)
+    columns = torch.arange(z.shape[1], device=z.device)
+    gradient = plain * (ce_row / plain_sum) + soft * (kl_row / soft_sum) - expected * kl_row
+    gradient = torch.where(columns.unsqueeze(0) == target, gradient - ce_row, gradient)
+    d_bias = None if bias is None else gradient.sum(0)
+    low = gradient.to(hidden.dtype)
+    return ce, kl, low @ weight, low.t() @ hidden, d_bias
 
 
 @lru_cache
@@ -120,28 +174,26 @@ class _Distill(torch.autograd.Function):
         recipe: Recipe,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        sums = wide(hidden.dtype)
         student = Head(hidden, weight, bias).to(dtype)
         teachers = [teacher.to(dtype) for teacher in teachers]
-        d_hidden = torch.empty(hidden.shape, dtype=wide, device=hidden.device)
-        d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
-        d_bias = None if bias is None else torch.zeros(bias.shape, dtype=wide, device=bias.device)
-        ce = torch.zeros((), dtype=wide, device=hidden.device)
+        d_hidden = torch.empty(hidden.shape, dtype=sums, device=hidden.device)
+        d_weight = torch.zeros(weight.shape, dtype=sums, device=weight.device)
+        d_bias = None if bias is None else torch.zeros(bias.shape, dtype=sums, device=bias.device)
+        ce = torch.zeros((), dtype=sums, device=hidden.device)
         kl = torch.zeros_like(ce)
-        factors = [torch.as_tensor(f, dtype=wide, device=hidden.device) for f in (recipe.ce, recipe.kl)]
+        factors = [torch.as_tensor(f, dtype=sums, device=hidden.device) for f in (recipe.ce, recipe.kl)]
         block = _compiled_block() if recipe.compiled else _block
         for start in range(0, hidden.shape[0], BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            expected = teachers_expect(teachers, rows, recipe)
-            logits = student.logits(rows)
-            block_ce, block_kl, gradient = block(logits, labels[rows], expected, recipe.temperature, *factors)
+            given = student.rows(rows), [teacher.rows(rows) for teacher in teachers], labels[rows], *factors
+            block_ce, block_kl, dh, dw, db = block(*given, recipe.temperature, recipe.weights, recipe.combine)
             ce += block_ce
             kl += block_kl
+            d_hidden[rows] = dh
+            d_weight += dw
             if d_bias is not None:
-                d_bias += gradient.sum(0)
-            low = gradient.to(dtype)
-            d_hidden[rows] = (low @ student.weight).to(wide)
-            d_weight += low.t() @ student.hidden[rows]
+                d_bias += db
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(ce, kl)

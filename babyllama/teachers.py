@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from babyllama.checkpoint_loading import load_model, load_tokenizer_of
 from babyllama.console import say
@@ -88,8 +89,22 @@ def teach(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) ->
         teacher.set_attn_implementation(runtime.attention)
         if compiled:
             compile_layers(teacher)
+        keep_in_low_precision(teacher, runtime.precision)
     say(f"teachers: {', '.join(config.distillation.teachers)}")
     return install_distillation(model, teachers, config, compiled=compiled)
+
+
+def keep_in_low_precision(teacher: nn.Module, precision: str) -> None:
+    """Hold a frozen model's matrices as autocast would round them each step: the same numbers, less memory and time.
+
+    Norms, biases and a head that is also the input embedding stay as they are: autocast computes with them in float32.
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    embedding = teacher.get_input_embeddings().weight  # type: ignore[operator]
+    for module in teacher.modules() if dtype is not None else ():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear | Conv1D) and weight is not embedding:
+            module.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
 
 
 class DistillationSums:
