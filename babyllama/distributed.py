@@ -127,7 +127,7 @@ def _check_device(device: str) -> None:
     found = torch.cuda.device_count()
     if local_world_size() > found:
         raise ConfigError(
-            f"{local_world_size()} processes on this machine, but {found} GPUs: --nproc-per-node {found}, or --device cpu"
+            f"{local_world_size()} processes on this machine, {found} GPUs: --nproc-per-node {found}, or --device cpu"
         )
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 

@@ -98,7 +98,6 @@ def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Pa
         remove_unused_columns=False,
         average_tokens_across_devices=True,  # the mean over the tokens of the whole batch, as in one process
         ddp_find_unused_parameters=False if ours else None,  # our three use them all; looking for others costs time
-        ddp_broadcast_buffers=False if ours else None,  # theirs are constants
         report_to=[name for name in config.logging.report_to if name not in {"none", "wandb"}] or "none",
         disable_tqdm=True,
         **schedule_arguments(training, plan.total_steps),
