@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,14 +32,10 @@ IGNORE = -100
 BLOCK_ROWS = 1024  # 512 and 1,024 are equally fast on 2 cores, 2,048 leaves the cache
 
 
-def _softmax(
+def _block(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and softmax of one block of rows, the softmax as numerators and a factor per row.
-
-    The exponential is the dearest thing beside the products, so each entry's is taken once: e = exp(z - max) is kept
-    in the compute precision, and 1 / sum(e) is multiplied into the small matrices later (6.7 -> 5.5 ms for 1,024 x
-    16,000 on 2 cores). float16 cannot hold a sum over a large vocabulary: there e is normalised at once.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Loss sum and gradients of one block of rows.
 
     Args:
         hidden: (R, D) in the compute precision.
@@ -49,50 +44,33 @@ def _softmax(
         labels: (R,), -100 where the row does not count.
 
     Returns:
-        Sum of the losses; e (R, V); what e is at the label once 1 is taken off its probability (R,); factors (R, 1).
+        Sum of the losses (float32), d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
     """
-    logits = F.linear(hidden, weight, bias)
-    logits = logits.to(wide(logits.dtype))  # (R, V)
-    valid = (labels != IGNORE).unsqueeze(1)
-    own = logits.gather(1, labels.clamp(min=0).unsqueeze(1))  # (R, 1)
-    if hidden.dtype == torch.float16:
-        top = torch.logsumexp(logits, dim=1, keepdim=True)
-    else:
-        top = logits.amax(dim=1, keepdim=True)
-    e = torch.exp(logits - top)
-    total = e.sum(dim=1, keepdim=True)
-    losses = torch.where(valid, total.log() + top - own, 0.0)
-    at_label = (torch.exp(own - top) - total).squeeze(1).to(hidden.dtype)
-    return losses.sum(), e.to(hidden.dtype), at_label, torch.where(valid, 1 / total, 0.0)
+    logits = F.linear(hidden, weight, bias).float()  # (R, V)
+    valid = labels != IGNORE
+    target = labels.clamp(min=0).unsqueeze(1)  # (R, 1)
+    lse = torch.logsumexp(logits, dim=1)
+    losses = torch.where(valid, lse - logits.gather(1, target).squeeze(1), 0.0)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    g = torch.exp(logits - lse.unsqueeze(1)) - (columns.unsqueeze(0) == target).float()
+    g = (g * valid.unsqueeze(1)).to(hidden.dtype)
+    d_bias = g.float().sum(0) if bias is not None else None
+    return losses.sum(), g @ weight, g.t() @ hidden, d_bias
 
 
-def _block(
-    softmax: Callable[..., Any], hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Loss sum and gradients of one block: g = factor * e with 1 taken off at the label.
+class FusedBlock:
+    """The block function, plain or compiled once a process; both give the same numbers to rounding."""
 
-    Args:
-        softmax: `_softmax`, plain or compiled; the other arguments are its.
+    _compiled: Callable[..., Any] | None = None
 
-    Returns:
-        Sum of the losses, d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
-    """
-    loss, e, at_label, factor = softmax(hidden, weight, bias, labels)
-    e[torch.arange(len(labels), device=e.device), labels.clamp(min=0)] = at_label  # in place: 8 us; scatter_ took 2 ms
-    scaled = (hidden * factor).to(hidden.dtype)  # the factor of row r of g, moved to row r of h
-    d_bias = None if bias is None else (factor.to(e.dtype).t() @ e).squeeze(0)
-    return loss, (e @ weight) * factor, e.t() @ scaled, d_bias
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in: float32, or float64 where the computation is."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-@lru_cache
-def _compiled_softmax() -> Callable[..., Any]:
-    """Compiled once a process; the same numbers to rounding."""
-    return torch.compile(_softmax, dynamic=False)
+    @classmethod
+    def get(cls, compiled: bool) -> Callable[..., Any]:
+        """The function to call."""
+        if not compiled:
+            return _block
+        if cls._compiled is None:
+            cls._compiled = torch.compile(_block, dynamic=False)
+        return cls._compiled
 
 
 class _FusedLinearCrossEntropy(torch.autograd.Function):
@@ -102,17 +80,17 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype, fast: bool
     ) -> Tensor:
-        softmax = _compiled_softmax() if fast else _softmax
-        rows, sums = hidden.shape[0], wide(dtype)
+        block = FusedBlock.get(fast)
+        rows = hidden.shape[0]
         low_hidden, low_weight = hidden.to(dtype), weight.to(dtype)
         low_bias = None if bias is None else bias.to(dtype)
-        d_hidden = torch.empty(rows, hidden.shape[1], dtype=sums, device=hidden.device)
-        d_weight = torch.zeros_like(weight, dtype=sums)
-        d_bias = None if bias is None else torch.zeros_like(bias, dtype=sums)
-        total = torch.zeros((), dtype=sums, device=hidden.device)
+        d_hidden = torch.empty(rows, hidden.shape[1], dtype=torch.float32, device=hidden.device)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, rows, BLOCK_ROWS):
             end = min(start + BLOCK_ROWS, rows)
-            loss, dh, dw, db = _block(softmax, low_hidden[start:end], low_weight, low_bias, labels[start:end])
+            loss, dh, dw, db = block(low_hidden[start:end], low_weight, low_bias, labels[start:end])
             total += loss
             d_hidden[start:end] = dh
             d_weight += dw
@@ -137,10 +115,10 @@ def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Sum of the losses without gradients, block by block."""
-    total = torch.zeros((), dtype=wide(hidden.dtype), device=hidden.device)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for start in range(0, hidden.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        logits = F.linear(hidden[rows], weight, bias).to(total.dtype)
+        logits = F.linear(hidden[rows], weight, bias).float()
         total += F.cross_entropy(logits, labels[rows], reduction="sum", ignore_index=IGNORE)
     return total
 

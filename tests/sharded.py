@@ -120,9 +120,10 @@ def reloaded(model: Any, whole: dict[str, torch.Tensor]) -> float:
     """Largest change of the weights when they are taken out whole and put back."""
     box = [whole]
     dist.broadcast_object_list(box, src=0)
-    before = [p.to_local().clone() for p in model.parameters()]
+    before = [p.to_local().detach().clone() for p in model.parameters()]
     sharding.put_weights(model, box[0])
-    return max(float((p.to_local() - q).abs().max()) if q.numel() else 0.0 for p, q in zip(model.parameters(), before))
+    after = [p.to_local().detach() for p in model.parameters()]
+    return max(float((p - q).abs().max()) if q.numel() else 0.0 for p, q in zip(after, before, strict=True))
 
 
 def main() -> None:

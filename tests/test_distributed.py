@@ -24,6 +24,7 @@ from babyllama.errors import ConfigError, NumericError
 from babyllama.jsonio import read_json
 from babyllama.report import read_log
 from babyllama.schema import Config
+from babyllama.sharding import check_sharding, sharding_arguments
 from tests.test_train import corpus, weights
 from train import train
 
@@ -40,8 +41,8 @@ def training_step(self, *args, **kwargs):
     if rank == os.environ.get("RANK", "0") and self.state.global_step == int(step):
         if fault == "nan":
             self.not_finite = True
-        elif fault == "stop":  # neither computes nor ends, as behind a broken network
-            time.sleep(600)
+        elif fault == "wait":  # until the test has seen the step before and sent its signal
+            time.sleep(1.0)
         elif fault == "disk":
             raise OSError(28, "No space left on device")
         elif fault != "none":
@@ -242,7 +243,118 @@ def test_compiled_layers_under_ddp(bench: Path) -> None:
     assert curves_differ(one, bench / "models/compiled-two", "loss") < 1e-4
 
 
+@pytest.mark.integration
+def test_fully_sharded_training_is_the_unsharded_one(tmp_path: Path) -> None:
+    """torch's fully_shard over our fused head, with both optimizers and state taken out and put back in the middle."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, "-m", "tests.sharded", str(tmp_path / "found.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = read_json(tmp_path / "found.json")
+    assert len(found) == 16
+    for name, figures in found.items():
+        tolerance = 1e-6 if name.endswith("adamw") else 1e-4  # seen: 2e-7 and 1e-5; Muon computes in bfloat16
+        assert figures["loss"] < tolerance, name
+        assert figures["held_out"] < tolerance, name
+        assert figures["weights"] < (1e-4 if name.endswith("adamw") else 5e-3), name
+        assert figures["compared"] > 20, name
+        assert figures["unchanged"] == 0.0, name
+
+
+# A cluster's time limit: examples/slurm.sh with stand-ins for the cluster's commands
+
+SRUN = """#!/bin/bash
+while [ "${1#--}" != "$1" ]; do shift; done
+"$@" &
+child=$!
+trap 'kill -USR1 $child' USR1
+wait $child; code=$?
+while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
+exit $code
+"""
+SCONTROL = '#!/bin/bash\necho "$@" >> "$REQUEUED"\n'
+SLURM = ROOT / "examples" / "slurm.sh"
+
+
+def submit(bench: Path, config: Config, processes: int, fault: str) -> tuple[int, str, bool]:
+    """Run the job script as Slurm would; its exit code, what it printed, whether it queued itself again."""
+    tools, requeued = bench / "bin", bench / f"requeued-{config.model.name}"
+    tools.mkdir(exist_ok=True)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    requeued.unlink(missing_ok=True)
+    file = bench / f"{config.model.name}.yaml"
+    save_config(config, file)
+    environment = {**os.environ, "FAULT": fault, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": sys.executable}
+    environment |= {"SLURM_JOB_ID": "7", "PROCESSES": str(processes), "REQUEUED": str(requeued)}
+    with subprocess.Popen(
+        ["bash", str(SLURM), "--config", str(file)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as job:
+        told = ""
+        for line in job.stdout or ():
+            told += line
+            if fault.endswith("wait") and line.startswith("step 12/"):
+                job.send_signal(signal.SIGUSR1)  # what --signal=B:USR1 does
+        job.wait(120)
+    return job.returncode, told, requeued.exists()
+
+
+def test_the_job_script_is_a_shell_script() -> None:
+    assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
+    directives = [line for line in SLURM.read_text().split("\n") if line.startswith("#SBATCH")]
+    assert "#SBATCH --signal=B:USR1@120" in directives
+
+
+@posix
+@pytest.mark.integration
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_at_its_time_limit_queues_itself_again_and_ends(bench: Path, undisturbed: Path, processes: int) -> None:
+    config = config_of(bench, f"job-{processes}")
+    code, told, requeued = submit(bench, config, processes, "0:13:wait")
+    assert (code, requeued) == (0, True), told
+    assert "no complete checkpoint: starting at step 0" in told
+    assert "with a checkpoint; go on with" in told
+    code, told, requeued = submit(bench, config, processes, "-:0:none")
+    assert (code, requeued) == (0, False), told
+    assert "resuming from checkpoint-" in told
+    if processes == 2:
+        assert weights(bench / f"models/job-{processes}") == weights(undisturbed)
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_job_that_fails_is_not_queued_again(bench: Path) -> None:
+    code, told, requeued = submit(bench, config_of(bench, "job-wrong", batch_size=7), 2, "-:0:none")
+    assert (code, requeued) == (1, False)
+    assert "does not divide into gradient_accumulation_steps" in told
+
+
 # What can be shown without a launch
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "message"), [("cpu", 2, "needs CUDA GPUs"), ("mps", 2, "CUDA"), ("cuda", 1, "torchrun")]
+)
+def test_sharding_where_it_would_be_something_else_is_refused(device: str, processes: int, message: str) -> None:
+    config = Config(model={"type": "Llama"}, training={"fsdp": True})
+    with pytest.raises(ConfigError, match=message):
+        check_sharding(config, device, processes)
+    check_sharding(Config(model={"type": "Llama"}), device, processes)
+    assert sharding_arguments(config.training)["fsdp_config"]["version"] == 2
+    assert sharding_arguments(Config(model={"type": "Llama"}).training) == {}
 
 
 def test_one_process_needs_no_group() -> None:
