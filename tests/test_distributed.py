@@ -85,7 +85,7 @@ def launch(config: Config, *flags: str, fault: str = "-:0:none", launcher: str =
     save_config(config, file)
     start = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"],
+        "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"],
     }[launcher]
     command = [sys.executable, "-m", *start, "train.py", "--config", str(file), *flags]
     environment = {**os.environ, "FAULT": fault}
@@ -262,7 +262,7 @@ def test_fully_sharded_training_is_the_unsharded_one(tmp_path: Path) -> None:
         tolerance = 1e-6 if name.endswith("adamw") else 1e-4  # seen: 2e-7 and 1e-5; Muon computes in bfloat16
         assert figures["loss"] < tolerance, name
         assert figures["held_out"] < tolerance, name
-        assert figures["weights"] < (1e-4 if name.endswith("adamw") else 5e-3), name
+        assert figures["weights"] < (1e-5 if name.endswith("adamw") else 1e-2), name
         assert figures["compared"] > 20, name
         assert figures["unchanged"] == 0.0, name
 
