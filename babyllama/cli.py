@@ -134,6 +134,8 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         argv: Arguments without the program's name.
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    if distributed.world_size() > 2:  # before torch is loaded: DDP warns of what plan.py asks for on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         return command(argv)
     except KeyboardInterrupt:

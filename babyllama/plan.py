@@ -97,7 +97,9 @@ def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Pa
         dataloader_pin_memory=runtime.device.startswith("cuda"),
         remove_unused_columns=False,
         average_tokens_across_devices=True,  # the mean over the tokens of the whole batch, as in one process
-        ddp_find_unused_parameters=False if ours else None,  # our three use them all; looking for others costs time
+        # Looking for unused parameters keeps DDP from cutting its buckets anew after the first step: with three or more
+        # processes the cut decides the order of the sums, and a resume of three was not bit-exact without this.
+        ddp_find_unused_parameters=runtime.processes > 2 or not ours,
         report_to=[name for name in config.logging.report_to if name not in {"none", "wandb"}] or "none",
         disable_tqdm=True,
         **schedule_arguments(training, plan.total_steps),
