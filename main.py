@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
 from babyllama.cli import add_config_flags, config_from_args, run_command
-from babyllama.console import printable, say
+from babyllama.console import is_main_process, printable, say
 
 if TYPE_CHECKING:
     from babyllama.schema import Config
@@ -43,6 +43,8 @@ def run_pipeline(args: argparse.Namespace) -> int:
     result = train(config, resume=args.resume_from_checkpoint, overwrite=args.overwrite)
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
+        return 0
+    if not is_main_process():  # of several processes one evaluates
         return 0
     results = evaluate_run(config, result.run_dir)
     print_summary(result.run_dir, result.metrics, results)

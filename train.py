@@ -5,7 +5,8 @@ The steps, in order: prepare the text and the tokenizer, look at the run folder,
 the held-out documents. `main.py` runs this and then evaluates and reports; here nothing but the training happens.
 
 People import `create_model`, `build_trainer` and `train` from here; all three take the `Config` that
-`babyllama.config.load_config` gives.
+`babyllama.config.load_config` gives. Started by `torchrun` or `accelerate launch`, every process runs all of this; what
+prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyllama import distributed
 from babyllama.cli import add_config_flags, command_line, config_from_args, run_command
 from babyllama.config import run_dir as run_folder
 from babyllama.config import save_config
-from babyllama.console import say
+from babyllama.console import is_main_process, say
 from babyllama.errors import ConfigError
 from babyllama.jsonio import read_json, write_json
 from babyllama.schema import Config
@@ -75,22 +77,38 @@ def train(
         NumericError: The loss is not finite.
         DiskError: The disk is full or read-only.
         Interrupted: A signal ended the training after its checkpoint.
+        LostProcess: Another process of a distributed training is gone.
     """
     from babyllama.checkpoint_loading import quiet_libraries
-    from babyllama.checkpoints import guard_run
-    from babyllama.locking import run_lock
     from babyllama.plugins import load_plugins
-    from babyllama.signals import StopSignals
+    from babyllama.runtime import resolve_device
+    from babyllama.sharding import check_sharding
 
     quiet_libraries()
-    load_plugins(config.plugins)
-    data = prepare_data(config)
+    device = resolve_device(config.training.device)
+    check_sharding(config, device, distributed.world_size())
+    with distributed.team(device):
+        with distributed.together():
+            load_plugins(config.plugins)
+        data = distributed.main_first(lambda: prepare_data(config))
+        return _train_in_folder(config, data, resume, overwrite, command)
+
+
+def _train_in_folder(
+    config: Config, data: PreparedData, resume: str | bool | None, overwrite: bool, command: str | None
+) -> TrainResult:
+    from babyllama.checkpoints import guard_run
+    from babyllama.locking import run_lock
+    from babyllama.signals import StopSignals
+
     run_dir = run_folder(config)
     fingerprint = fingerprint_of(config, data)
     with run_lock(run_dir), StopSignals() as signals:
-        if guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)) == "finished":
-            return TrainResult(run_dir, read_json(run_dir / METRICS), already_finished=True)
-        start = find_start(run_dir, resume, fingerprint)
+        found = distributed.from_main(lambda: guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)))
+        if found == "finished":
+            metrics = distributed.from_main(lambda: read_json(run_dir / METRICS))
+            return TrainResult(run_dir, metrics, already_finished=True)
+        start = distributed.from_main(lambda: find_start(run_dir, resume, fingerprint))
         trainer = train_within_memory(config, data, run_dir, fingerprint, start, signals)
         metrics = finish(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
@@ -169,8 +187,9 @@ def start_trainer(
     model = create_model(config, data.tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     needed = config.training.save_total_limit + 1
-    disk.check_writable(run_dir)
-    disk.check_space(run_dir, needed * disk.checkpoint_bytes(size), "checkpoints")
+    if is_main_process():
+        disk.check_writable(run_dir)
+        disk.check_space(run_dir, needed * disk.checkpoint_bytes(size), "checkpoints")
     runtime = reuse_or_decide(config, data, runtime, size)
     say(f"model: {config.model.type}, {size:,} parameters")
     say(runtime.line())
@@ -180,22 +199,27 @@ def start_trainer(
     trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
     if config.logging.wandb or "wandb" in config.logging.report_to:
         trainer.add_callback(WandbLog(config, run_dir))
-    write_json(run_dir / "run_fingerprint.json", fingerprint)
-    save_config(config, run_dir / CONFIG)
-    data.tokenizer.save_pretrained(run_dir)
+    if is_main_process():
+        write_json(run_dir / "run_fingerprint.json", fingerprint)
+        save_config(config, run_dir / CONFIG)
+        data.tokenizer.save_pretrained(run_dir)
     return trainer
 
 
 def reuse_or_decide(config: Config, data: PreparedData, runtime: Runtime | None, size: int) -> Runtime:
     """The checkpoint's runtime where this machine can do it, else a new decision for the whole run."""
     from babyllama import runtime as rt
-    from babyllama.plan import plan_run, world_size
+    from babyllama.plan import plan_run
 
     train_set, _ = packed_datasets(config, data)
-    plan = plan_run(config, len(train_set), world_size())
+    plan = plan_run(config, len(train_set), distributed.world_size())
     decided = rt.decide(config, total_steps=plan.total_steps, num_parameters=size)
     if runtime is None or runtime == decided:
         return decided
+    if runtime.processes != decided.processes:
+        change = f"{runtime.processes} -> {decided.processes}"
+        say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
+        runtime = replace(runtime, processes=decided.processes, threads=decided.threads)
     if rt.possible(runtime):
         return runtime
     say(f"this machine cannot compute as the checkpoint did ({runtime.line()}): the resume is not bit-exact")
@@ -277,11 +301,11 @@ def build_trainer(
         A Trainer that is ready for `.train()`.
     """
     from babyllama.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
-    from babyllama.plan import plan_run, training_arguments, world_size
+    from babyllama.plan import plan_run, training_arguments
     from babyllama.trainer import BabyTrainer
 
     train_set, valid_set = packed_datasets(config, data)
-    plan = plan_run(config, len(train_set), world_size())
+    plan = plan_run(config, len(train_set), distributed.world_size())
     for note in plan.notes:
         say(note)
     _prepare_forward(model, runtime)
@@ -338,20 +362,21 @@ def train_within_memory(
     """
     from babyllama import memory
     from babyllama.checkpoints import newest_complete
-    from babyllama.plan import world_size
     from babyllama.trainer import run_training
 
     checkpoint, runtime = start
+    processes = distributed.world_size()
     while True:
-        trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
+        with distributed.together():
+            trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
         try:
             run_training(trainer, checkpoint, signals)
             return trainer
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
-            advice = memory.advice(config.training, world_size())
-            parts = memory.smaller_parts(config.training, world_size())
+            advice = memory.advice(config.training, processes)
+            parts = memory.smaller_parts(config.training, processes)
             if parts is None or not halves_by_itself(trainer.runtime):
                 raise memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
         say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
@@ -364,20 +389,31 @@ def train_within_memory(
 
 def halves_by_itself(runtime: Runtime) -> bool:
     """On a GPU of one process; several processes would have to agree."""
-    from babyllama.plan import world_size
-
-    return runtime.device.startswith("cuda") and world_size() == 1
+    return runtime.device.startswith("cuda") and distributed.world_size() == 1
 
 
 def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:
-    """Save the model, score the saved files as a user will load them, write training_metrics.json last."""
+    """Save the model, score the saved files as a user will load them, write training_metrics.json last.
+
+    Of several processes rank 0 does it; the others wait for its figures.
+    """
+    from babyllama import sharding
+
+    trainer.restore_best_if_asked(run_dir)
+    weights = sharding.whole_weights(trainer.model) if sharding.is_sharded(trainer.model) else None
+    return distributed.from_main(lambda: _finish(config, data, trainer, run_dir, command, weights))
+
+
+def _finish(
+    config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str, weights: Any
+) -> dict[str, Any]:
     from babyllama.checkpoint_loading import load_model
     from babyllama.model_card import write_model_card
     from babyllama.run_record import score_held_out, training_metrics
     from data_utils import DataProcessor
 
-    trainer.restore_best_if_asked(run_dir)
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).save_pretrained(run_dir)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model.save_pretrained(run_dir, state_dict=weights)
     data.tokenizer.save_pretrained(run_dir)
     say("scoring the saved model on the held-out documents")
     documents = DataProcessor(config.data).held_out_documents()

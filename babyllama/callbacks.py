@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from babyllama import checkpoints
+from babyllama import checkpoints, distributed
 from babyllama.console import is_main_process, say
 from babyllama.formats import human_count, human_seconds
 from babyllama.jsonio import to_json, write_text_atomic
@@ -104,14 +104,31 @@ class EpochSetter(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Turns a received signal into a checkpoint at the end of the step and the end of the training."""
+    """Turns a received signal into a checkpoint at the end of the step and the end of the training.
 
-    def __init__(self, signals: Any) -> None:
+    Several processes agree once a step, before the weights change, on what one of them met: a signal, or a loss that is
+    not finite. On two CPU processes that takes 0.3 ms.
+    """
+
+    def __init__(self, signals: Any, trainer: Any) -> None:
         self.signals = signals
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Agree, where there is somebody to agree with."""
+        if not distributed.joined():
+            return
+        broken, self.signals.agreed = distributed.agree(int(self.trainer.not_finite), self.signals.received)
+        if broken:
+            self.trainer.stop_not_finite(float("nan"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop."""
-        if self.signals.received and state.global_step < state.max_steps:
+        if not distributed.joined():
+            self.signals.agreed = self.signals.received
+        if self.signals.agreed and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
@@ -166,13 +183,13 @@ class CheckpointGuard(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The manifest is written last, when every process wrote its part: a checkpoint without one is not complete."""
-        self.trainer.accelerator.wait_for_everyone()
+        distributed.barrier()
+        folder = self.run_dir / f"checkpoint-{state.global_step}"
+        self.trainer.last_good_checkpoint = folder
         if not is_main_process():
             return
-        folder = self.run_dir / f"checkpoint-{state.global_step}"
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing of ours reads
         checkpoints.commit(folder, self.extra)
-        self.trainer.last_good_checkpoint = folder
         best = self.run_dir / f"checkpoint-{self.trainer.best.best_step}"
         keep = best if self.training.keep == "best" and best.is_dir() else None
         checkpoints.rotate(self.run_dir, self.training.save_total_limit, keep)

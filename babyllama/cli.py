@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -10,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from babyllama.console import say
+from babyllama import distributed
+from babyllama.console import is_main_process, say
 from babyllama.errors import BabyLlamaError
 
 # flag, config key, type, help
@@ -107,33 +109,62 @@ def name_after_corpus(config: Any, *, named: bool) -> None:
 
 def command_line() -> str:
     """This process's command as a user types it."""
-    return "python " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    processes, here = distributed.world_size(), distributed.local_world_size()
+    launcher = "python"
+    if processes > 1:
+        nodes = f"--nnodes {processes // here} " if processes > here else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {here}"
+    return f"{launcher} " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def resume_command() -> str:
+    """This process's command with the flag that goes on from the newest checkpoint."""
+    command = command_line()
+    return command if "--resume_from_checkpoint" in command else f"{command} --resume_from_checkpoint"
 
 
 def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command line; errors become one line each on standard error and their exit code.
+
+    Of several processes only the first speaks as long as they do not know of each other (all of them meet the same
+    error), then the one that has something to say.
 
     Args:
         command: Takes the arguments (None: the process's), returns an exit code.
         argv: Arguments without the program's name.
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    if distributed.world_size() > 2:  # before torch is loaded: DDP warns of what plan.py asks for on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         return command(argv)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if is_main_process():
+            print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (| head)
         sys.stderr.close()
         return 0
-    except BabyLlamaError as error:
-        if debug:
-            traceback.print_exc()
-        for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
-        return error.exit_code
     except Exception as error:
+        code = _tell(error, debug)
+    if distributed.joined():
+        sys.stdout.flush()
+        os._exit(code)  # the others may be gone: taking down what connects them could wait for ever
+    return code
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """Print what there is to say of an error, and give its exit code."""
+    silent = isinstance(error, distributed.Elsewhere) or not (is_main_process() or distributed.joined())
+    if silent:
+        return getattr(error, "exit_code", 1)
+    if not isinstance(error, BabyLlamaError):
         return _unexpected(error, debug)
+    if debug:
+        traceback.print_exc()
+    for line in str(error).split("\n"):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _unexpected(error: Exception, debug: bool) -> int:

@@ -2,7 +2,7 @@
 
 A message is one line that says what is wrong, where, and what to do next. The command line prints it without a
 traceback (`--debug` shows one). Codes: 0 done, 1 failed in part or our fault, 2 configuration or data, 3 damaged
-checkpoint, 4 numeric (NaN), 5 disk, 128 + signal number after a signal (130 Ctrl-C, 143 SIGTERM).
+checkpoint, 4 numeric (NaN), 5 disk, 128 + signal number after a signal (130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1).
 """
 
 from __future__ import annotations

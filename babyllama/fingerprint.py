@@ -27,6 +27,7 @@ BOOKKEEPING = {
         "fp16",
         "torch_compile",
         "attention",
+        "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }
 LENGTH = ("training.num_epochs", "training.max_steps")
@@ -41,7 +42,8 @@ def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_finger
         for key, value in plain[section].items()
         if key not in BOOKKEEPING[section]
     }
-    return {**found, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
+    sharded = {"training.fsdp": True} if config.training.fsdp else {}  # older runs' fingerprints do not have the key
+    return {**found, **sharded, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

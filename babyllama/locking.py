@@ -1,4 +1,7 @@
-"""One training per run folder: a file lock that the system releases when the process dies, however it dies."""
+"""One training per run folder: a file lock that the system releases when the process dies, however it dies.
+
+With several processes rank 0 holds it, and a refusal there ends them all.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from babyllama import distributed
 from babyllama.console import is_main_process
 from babyllama.errors import ConfigError, DiskError
 
@@ -24,16 +29,29 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         ConfigError: Another process holds it; names its pid, host and start.
         DiskError: The folder cannot be written.
     """
+    existed = run_dir.exists()
+    with distributed.together():
+        lock = _take(run_dir) if is_main_process() else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            (run_dir / OWNER).unlink(missing_ok=True)
+            lock.release()
+            (run_dir / LOCK).unlink(missing_ok=True)
+            if not existed and not any(run_dir.iterdir()):
+                run_dir.rmdir()
+
+
+def _take(run_dir: Path) -> Any:
     from filelock import FileLock, Timeout
 
-    if not is_main_process():
-        yield
-        return
-    existed = run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(run_dir / LOCK), timeout=0)
         lock.acquire()
+        (run_dir / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
+        distributed.forget_last_word(run_dir)
     except Timeout:
         raise ConfigError(
             f"{run_dir}: another training is running in this folder ({_owner(run_dir)}). "
@@ -43,15 +61,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         raise DiskError(
             f"{run_dir}: cannot be written: {error.strerror or error}. Choose another --output-dir."
         ) from error
-    try:
-        (run_dir / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
-        yield
-    finally:
-        (run_dir / OWNER).unlink(missing_ok=True)
-        lock.release()
-        (run_dir / LOCK).unlink(missing_ok=True)
-        if not existed and not any(run_dir.iterdir()):
-            run_dir.rmdir()
+    return lock
 
 
 def _owner(run_dir: Path) -> str:

@@ -228,7 +228,22 @@ def install_fused_loss(model: nn.Module, *, compiled: bool = False) -> None:
         owner: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, targets: Tensor, count: Tensor | int
     ) -> Tensor:
         hidden = owner.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # (B, T, D)
-        head, flat = owner.get_output_embeddings(), hidden.reshape(-1, hidden.shape[-1])
-        return fused_linear_cross_entropy(flat, head.weight, targets, head.bias, compiled=compiled) / count
+        return owner.get_output_embeddings()(hidden.reshape(-1, hidden.shape[-1]), targets) / count
 
+    _install_head(model.get_output_embeddings(), compiled)
     install_loss(model, compute)
+
+
+def _install_head(head: nn.Linear, compiled: bool) -> None:
+    """Make `head(hidden, targets)` answer with the sum of the losses; `head(hidden)` still gives logits.
+
+    The loss goes through the head's own call, because FSDP gathers a module's sharded weight when it is called: read
+    from outside, `head.weight` is a shard.
+    """
+
+    def forward(self: nn.Linear, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        if targets is None:
+            return F.linear(hidden, self.weight, self.bias)
+        return fused_linear_cross_entropy(hidden, self.weight, targets, self.bias, compiled=compiled)
+
+    head.forward = types.MethodType(forward, head)  # type: ignore[method-assign]

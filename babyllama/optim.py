@@ -46,12 +46,30 @@ class BatchedMuon(torch.optim.Muon):
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for members in _by_oriented_shape(params).values():
-            stacked = torch.stack([_wide(updates[i]) for i in members])  # (N, m, n), m <= n
+            stacked = torch.stack([_wide(_whole(updates[i])) for i in members])  # (N, m, n), m <= n
             orthogonal = orthogonalize(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
             for i, matrix in zip(members, orthogonal, strict=True):
                 rows, columns = params[i].shape
                 scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
-                params[i].add_(matrix if rows <= columns else matrix.mT, alpha=-lr * scale)
+                update = matrix if rows <= columns else matrix.mT
+                params[i].add_(_shared_out(update, params[i]), alpha=-lr * scale)
+
+
+def _whole(update: Tensor) -> Tensor:
+    """A matrix that FSDP shares out, gathered: its orthogonal neighbour cannot be found from a part of it.
+
+    In bfloat16, which is what `orthogonalize` computes in, so half the bytes and the same numbers.
+    """
+    return update.bfloat16().full_tensor() if hasattr(update, "full_tensor") else update
+
+
+def _shared_out(update: Tensor, like: Tensor) -> Tensor:
+    """This process's part of an update that every process has whole."""
+    if not hasattr(like, "full_tensor"):
+        return update
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(update, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _wide(matrix: Tensor) -> Tensor:
@@ -89,17 +107,25 @@ def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], st
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon and `torch.optim.AdamW` behind one face."""
+    """Muon and `torch.optim.AdamW` behind one face.
+
+    The two share one state and the group dicts with it, so that its state dict is of the kind that every optimizer has:
+    torch's distributed checkpoints (FSDP) read and write no other.
+    """
 
     def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
         self.parts = [muon, adamw]
         groups = [*muon.param_groups, *adamw.param_groups]
         super().__init__([parameter for group in groups for parameter in group["params"]], {})
-        self._share_groups()
+        self.param_groups = groups
+        self._share()
 
-    def _share_groups(self) -> None:
-        """Show the parts' own group dicts, so that a schedule that sets `lr` here sets it there."""
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    def _share(self) -> None:
+        """Give the parts our groups and our state: a schedule that sets `lr` here sets it there."""
+        count = len(self.parts[0].param_groups)
+        self.parts[0].param_groups, self.parts[1].param_groups = self.param_groups[:count], self.param_groups[count:]
+        for part in self.parts:
+            part.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -114,16 +140,19 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The parts' state dicts by name."""
-        muon, adamw = self.parts
-        return {"muon": muon.state_dict(), "adamw": adamw.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both parts."""
-        for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
-            part.load_state_dict(state_dict[name])
-        self._share_groups()
+        """Restore both parts; older checkpoints hold a state dict for each."""
+        super().load_state_dict(_joined(state_dict) if "muon" in state_dict else state_dict)
+        self._share()
+
+
+def _joined(parts: dict[str, Any]) -> dict[str, Any]:
+    """The state dicts of Muon and AdamW as one: AdamW's parameters are numbered on from Muon's."""
+    muon, adamw = parts["muon"], parts["adamw"]
+    first = sum(len(group["params"]) for group in muon["param_groups"])
+    groups = [{**group, "params": [first + number for number in group["params"]]} for group in adamw["param_groups"]]
+    state = {**muon["state"], **{first + number: value for number, value in adamw["state"].items()}}
+    return {"state": state, "param_groups": [*muon["param_groups"], *groups]}
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from babyllama.architectures import TABLE
+from babyllama.distributed import world_size as world_size
 from babyllama.errors import ConfigError
 from babyllama.optim import schedule_arguments, warmup_length
 from babyllama.runtime import Runtime
 from babyllama.schema import Config
+from babyllama.sharding import sharding_arguments
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
 
@@ -27,11 +29,6 @@ class Plan:
     save_steps: int
     micro_batch: int
     notes: list[str] = field(default_factory=list)
-
-
-def world_size() -> int:
-    """Processes of a distributed launch (torchrun, accelerate launch), else 1."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
@@ -74,7 +71,7 @@ def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Pa
     """HF TrainingArguments for this run. Rotation, best model and NaN filter are off: those are ours."""
     from transformers import TrainingArguments
 
-    training = config.training
+    training, ours = config.training, config.model.type in TABLE
     return TrainingArguments(
         output_dir=str(run_dir),
         per_device_train_batch_size=plan.micro_batch,
@@ -99,7 +96,12 @@ def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Pa
         dataloader_num_workers=training.dataloader_num_workers,
         dataloader_pin_memory=runtime.device.startswith("cuda"),
         remove_unused_columns=False,
+        average_tokens_across_devices=True,  # the mean over the tokens of the whole batch, as in one process
+        # Looking for unused parameters keeps DDP from cutting its buckets anew after the first step: with three or more
+        # processes the cut decides the order of the sums, and a resume of three was not bit-exact without this.
+        ddp_find_unused_parameters=runtime.processes > 2 or not ours,
         report_to=[name for name in config.logging.report_to if name not in {"none", "wandb"}] or "none",
         disable_tqdm=True,
         **schedule_arguments(training, plan.total_steps),
+        **sharding_arguments(training),
     )

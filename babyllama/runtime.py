@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from babyllama import distributed
 from babyllama.console import say
 from babyllama.errors import ConfigError
 from babyllama.schema import Config, TrainingConfig
@@ -37,12 +38,17 @@ class Runtime:
     attention: str
     compile: str
     threads: int
+    processes: int = 1
 
     def line(self) -> str:
         """The decision in one line for the terminal."""
         compiled = {"off": "not compiled", "layers": "layers compiled"}[self.compile]
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
-        return f"runtime: {self.device}, {self.precision}, {self.attention} attention, {compiled}{threads}"
+        several = f", {self.processes} processes" if self.processes > 1 else ""
+        each = " each" if threads and several else ""
+        return (
+            f"runtime: {self.device}, {self.precision}, {self.attention} attention, {compiled}{several}{threads}{each}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint and training_metrics.json."""
@@ -92,7 +98,8 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         attention = "eager" if device == "cpu" and short else "sdpa"
     tokens = total_steps * training.batch_size * config.data.seq_length
     compiling = _compile(training, device, 6.0 * num_parameters * tokens)
-    return Runtime(device, precision, attention, compiling, torch.get_num_threads())
+    threads = distributed.threads_per_process() or torch.get_num_threads()
+    return Runtime(device, precision, attention, compiling, threads, distributed.world_size())
 
 
 def _precision(training: TrainingConfig, device: str) -> str:

@@ -150,6 +150,8 @@ class TrainingConfig(Section):
     """Attention implementation; auto: eager for short sequences on CPU, sdpa elsewhere."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    fsdp: bool = False
+    """Share weights, gradients and optimizer state out over the GPUs (FSDP2), for a model too large for one."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of weights, order and dropout."""
     save_steps: Optional(Annotated[int, Field(ge=1)]) = None

@@ -6,13 +6,17 @@ What is replaced, and why:
   held-out chunks, and is called valid_loss (the final score over whole documents is eval_loss).
 * `training_step`: a loss that is not finite stops the run before anything is saved (on CPU within the step, on a GPU
   at the next log line, because reading the flag would make the GPU wait).
+* Several processes (`torchrun`): the curve's chunks are shared out and their sums gathered; a loss that is not finite
+  or a signal at one process stops all of them at the same step (`babyllama.distributed`).
 * `log`: every entry also says tokens, words and seconds, which is what curves are compared by.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
+from babyllama import checkpoints, distributed, sharding
 from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
-from babyllama.cli import command_line
+from babyllama.cli import resume_command
 from babyllama.console import say
 from babyllama.disk import is_disk_full
 from babyllama.errors import DiskError, Interrupted, NumericError
@@ -83,10 +88,13 @@ class BabyTrainer(Trainer):
         self.tokens_per_step = config.training.batch_size * config.data.seq_length
         self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
         self.last_good_checkpoint: Path | None = None
+        self.not_finite = False
         self.clock = StepClock()
         self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
-        self.peak = known_peak(runtime.device, runtime.precision)
+        peak = known_peak(runtime.device, runtime.precision)
+        self.peak = peak * runtime.processes if peak else None
         super().__init__(data_collator=collate_for_training, **kwargs)
+        sharding.reduce_in_float32(self)
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
@@ -98,13 +106,23 @@ class BabyTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU)."""
+        """One forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU).
+
+        With several processes they stop together, before the weights change (StopOnSignal).
+        """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            self._stop_not_finite(loss.item())
+            self.not_finite = True
+            if not distributed.joined():
+                self.stop_not_finite(loss.item())
         return loss
 
-    def _stop_not_finite(self, value: float) -> None:
+    def stop_not_finite(self, value: float) -> None:
+        """End the training; name the last good checkpoint.
+
+        Raises:
+            NumericError: Always.
+        """
         good = self.last_good_checkpoint
         last = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
         raise NumericError(
@@ -117,7 +135,7 @@ class BabyTrainer(Trainer):
         if "train_loss" in logs:  # the Trainer's own summary: covers only the part since a resume, ours is in train.py
             return
         if not math.isfinite(logs.get("loss", 0.0)):
-            self._stop_not_finite(logs["loss"])
+            self.stop_not_finite(logs["loss"])
         epoch = self.state.epoch or 0.0
         logs["tokens"] = round(epoch * self.epoch_tokens)
         logs["words"] = round(epoch * self.epoch_words)
@@ -153,7 +171,11 @@ class BabyTrainer(Trainer):
         return True
 
     def _take_weights(self, checkpoint: Path) -> None:
-        self.model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+        weights = load_file(checkpoint / "model.safetensors")
+        if sharding.is_sharded(self.model):
+            sharding.put_weights(self.model, weights)
+            return
+        self.model.load_state_dict(weights, strict=False)
         self.model.tie_weights()
 
     def restore_best_if_asked(self, run_dir: Path) -> None:
@@ -180,11 +202,25 @@ class BabyTrainer(Trainer):
 
 
 def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
-    """Train to the end; a signal, a full disk or a loss that is not finite leaves by its own error."""
-    trainer.add_callback(StopOnSignal(signals))
+    """Train to the end; a signal, a full disk, a lost process or a loss that is not finite leaves by its own error."""
+    trainer.add_callback(StopOnSignal(signals, trainer))
     trainer.last_good_checkpoint = checkpoint
     if checkpoint is not None and trainer.take_finished(checkpoint):
         return
+    run_dir = Path(trainer.args.output_dir)
+    if distributed.joined():
+        signals.watch(lambda number: _end_in_silence(run_dir, number))
+    with distributed.last_word(run_dir, lambda: how_to_go_on(run_dir)):
+        _train(trainer, checkpoint)
+        if signals.agreed and trainer.state.global_step < trainer.state.max_steps:
+            raise Interrupted(
+                f"stopped at step {trainer.state.global_step:,} with a checkpoint; go on with: {resume_command()}",
+                signals.agreed,
+            )
+    signals.on_silence = None
+
+
+def _train(trainer: BabyTrainer, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (NumericError, Interrupted):
@@ -196,12 +232,21 @@ def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSig
             f"the disk is full: {trainer.args.output_dir} could not be written at step {trainer.state.global_step:,}. "
             f"Free some space, then go on with --resume_from_checkpoint."
         ) from error
-    if signals.received and trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted(
-            f"stopped at step {trainer.state.global_step:,} with a checkpoint; go on with: "
-            f"{command_line()} --resume_from_checkpoint",
-            signals.received,
-        )
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """The newest whole checkpoint and the command that goes on from it (looks, and changes nothing)."""
+    whole = [folder for folder in checkpoints.checkpoint_folders(run_dir) if checkpoints.is_complete(folder)]
+    found = f"The last whole checkpoint is {whole[-1]}" if whole else "No checkpoint had been written"
+    return f"{found}; go on with: {resume_command()}"
+
+
+def _end_in_silence(run_dir: Path, number: int) -> None:
+    """The others did not answer after a SIGTERM: they are dead, and a checkpoint could not be whole."""
+    lost = distributed.lost_process(how_to_go_on(run_dir))
+    if distributed.claim(run_dir):
+        print(f"error: {lost}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
@@ -210,23 +255,32 @@ def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
     Evenly spaced, because held-out files stand one after another: the first 256 chunks of seven domains were all of one
     domain, and the curve said 1.43 bits per byte where the whole set has 1.91.
 
+    Several processes take turns with the batches, and their sums are added in float64. Each makes as many forward
+    passes as the others (FSDP's are collective): one without a batch of its own repeats the last and does not count it.
+
     Compiled layers run eagerly here: evaluation has other guards (no gradients), and a second compile would cost more
     than it saves.
     """
-    model, step = trainer.model, trainer.args.per_device_train_batch_size
+    model, size = trainer.model, trainer.args.per_device_train_batch_size
+    starts = range(0, chunks, size)
+    processes = distributed.world_size() if distributed.joined() else 1
     total, count = 0.0, 0
     was_training = model.training
     model.eval()
     with torch.compiler.set_stance("force_eager"), trainer.compute_loss_context_manager():
-        for start in range(0, chunks, step):
-            chosen = [i * len(trainer.valid) // chunks for i in range(start, min(start + step, chunks))]
+        for turn in range(math.ceil(len(starts) / processes)):
+            number = turn * processes + (distributed.rank() if processes > 1 else 0)
+            start = starts[min(number, len(starts) - 1)]
+            chosen = [i * len(trainer.valid) // chunks for i in range(start, min(start + size, chunks))]
             batch = collate_for_training(trainer.valid.__getitems__(chosen))
-            tokens = int((shift_labels(batch["labels"]) != IGNORE).sum())
-            on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            total += float(model(**on_device, num_items_in_batch=1).loss)
-            count += tokens
+            on_device = {name: tensor.to(trainer.args.device) for name, tensor in batch.items()}
+            loss = model(**on_device, num_items_in_batch=1).loss
+            if number < len(starts):
+                total += float(loss)
+                count += int((shift_labels(batch["labels"]) != IGNORE).sum())
     model.train(was_training)
-    return total / max(count, 1)
+    total, tokens = distributed.sums(total, count)
+    return total / max(tokens, 1)
 
 
 def final_train_loss(log_history: list[dict[str, Any]]) -> float | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from babyllama.config import save_config
+from babyllama.jsonio import read_json
 from babyllama.loss import fused_linear_cross_entropy
 from evaluate import ModelEvaluator
 from tests.test_train import config_for, corpus
 from train import train
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
@@ -29,6 +34,20 @@ def test_a_training_learns_in_half_precision(tmp_path: Path, kind: str, precisio
     assert result.metrics["runtime"]["precision"] == precision
     assert result.metrics["train_loss"] < 5.5
     assert result.metrics["peak_memory_bytes"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fsdp_trains_stops_and_resumes(tmp_path: Path, optimizer: str) -> None:
+    """Through Trainer and accelerate: not run so far, no machine with two GPUs was at hand."""
+    config = config_for(corpus(tmp_path / "text"), tmp_path / "out", device="cuda", optimizer=optimizer, fsdp=True)
+    save_config(config, tmp_path / "run.yaml")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    for flags in (["--max-steps", "8"], ["--resume_from_checkpoint"]):
+        subprocess.run([*start, "--config", str(tmp_path / "run.yaml"), *flags], cwd=ROOT, check=True)
+    metrics = read_json(tmp_path / "out/run/training_metrics.json")
+    assert metrics["global_step"] == 12
+    assert metrics["runtime"]["processes"] == 2
 
 
 def test_the_fused_head_agrees_with_the_cpu() -> None:

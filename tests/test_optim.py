@@ -54,6 +54,25 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(tiny_llama: Any, training: Tra
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
+def test_a_state_of_two_parts_as_older_checkpoints_hold_it_is_read(tiny_llama: Any) -> None:
+    whole = copy.deepcopy(tiny_llama)
+    optimizer = build_optimizer(whole, MUON)
+    _steps(whole, optimizer, 0, 2)
+    joined = copy.deepcopy(optimizer.state_dict())
+    count = len(joined["param_groups"][0]["params"])  # Muon's group comes first
+    rest = [{**group, "params": [n - count for n in group["params"]]} for group in joined["param_groups"][1:]]
+    older = {
+        "muon": {"state": {n: joined["state"][n] for n in range(count)}, "param_groups": joined["param_groups"][:1]},
+        "adamw": {"state": {n - count: v for n, v in joined["state"].items() if n >= count}, "param_groups": rest},
+    }
+    resumed = copy.deepcopy(whole)
+    again = build_optimizer(resumed, MUON)
+    again.load_state_dict(older)
+    _steps(whole, optimizer, 2, 2)
+    _steps(resumed, again, 2, 2)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
 def test_a_schedule_reaches_both_parts(tiny_llama: Any) -> None:
     optimizer = build_optimizer(copy.deepcopy(tiny_llama), MUON)
     assert isinstance(optimizer, MuonAdamW)

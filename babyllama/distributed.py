@@ -1,0 +1,293 @@
+"""Several processes as one training: who they are, waiting for each other, deciding together, ending together.
+
+`torchrun` and `accelerate launch` start the processes, HuggingFace's Trainer and accelerate run the training (DDP or
+FSDP2), and nothing of that is made anew here. What they leave open is everything around the steps, where a process that
+goes its own way leaves the others waiting for ever: text prepared once, a folder refused, a signal that arrives at one
+process only, a loss that is not finite on one process only, a process that is killed. For those there is a group of its
+own over gloo (on GPUs too), with a time-out long enough for preparing a large corpus: a dead process is noticed by its
+closed connection, not by the time-out.
+
+With one process every function here is what it is without it: nothing is started, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from babyllama.errors import BabyLlamaError, ConfigError
+
+T = TypeVar("T")
+WAIT = timedelta(days=7)  # rank 0 may prepare text or score for hours while the others wait
+LAST_WORD = ".last_word"
+_LOST = (
+    *("closed by peer", "reset by peer", "broken pipe", "connection refused", "socket closed", "connection was closed"),
+    *("nccl", "timed out waiting", "gloo", "process group", "processgroup"),
+)
+
+_group: Any = None
+
+
+class LostProcess(BabyLlamaError):
+    """Another process of this training is gone: nothing can be computed or saved any more."""
+
+
+class Elsewhere(BabyLlamaError):
+    """Another process of this training ended it and says why; this one ends with the same code and prints nothing."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        super().__init__("another process of this training says why it ended")
+        self.exit_code = exit_code
+
+
+def world_size() -> int:
+    """Processes of a distributed launch (torchrun, accelerate launch), else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Processes of the launch on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+
+
+def rank() -> int:
+    """Number of this process in the launch; 0 prints and writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def joined() -> bool:
+    """Whether this process is connected with the others."""
+    return _group is not None
+
+
+def available_cores() -> int:
+    """Cores that this process may use (affinity counts, where the system knows it)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_process() -> int | None:
+    """Threads of one of several processes on a machine; None where torch's own number is right.
+
+    torchrun and accelerate set OMP_NUM_THREADS to 1 where it is unset, which leaves all other cores idle: 1 is taken
+    for theirs and not for the user's, any other number for the user's.
+    """
+    if local_world_size() == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return None
+    return max(1, available_cores() // local_world_size())
+
+
+@contextmanager
+def team(device: str) -> Iterator[None]:
+    """Connect the processes of the launch for one training; the way out is open only where nothing went wrong.
+
+    Args:
+        device: As resolved: `cpu` connects over gloo, `cuda` over nccl.
+
+    Raises:
+        ConfigError: The device cannot be shared like this, or the processes do not find each other.
+    """
+    if world_size() == 1:
+        yield
+        return
+    _join(device)
+    yield
+    _leave()  # after an error the others may be gone, and leaving would wait for them: the process's end closes all
+
+
+def _join(device: str) -> None:
+    import torch.distributed as dist
+
+    global _group
+    _check_device(device)
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group(backend="gloo" if device == "cpu" else "cuda:nccl,cpu:gloo")
+        _group = dist.new_group(backend="gloo", timeout=WAIT)
+    except (ValueError, RuntimeError) as error:  # DistError is a RuntimeError
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"WORLD_SIZE is {world_size()}, but the processes do not find each other ({first}). "
+            f"Start them with torchrun --nproc-per-node {world_size()}, or unset WORLD_SIZE."
+        ) from error
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cpu":
+        return
+    if not device.startswith("cuda"):
+        raise ConfigError(f"training.device: {device}: several processes need CUDA GPUs or the CPU (--device cpu).")
+    if device != "cuda":
+        raise ConfigError(f"training.device: {device}: with several processes each takes its own GPU: --device cuda.")
+    found = torch.cuda.device_count()
+    if local_world_size() > found:
+        raise ConfigError(
+            f"{local_world_size()} processes on this machine, {found} GPUs: --nproc-per-node {found}, or --device cpu"
+        )
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    global _group
+    _group = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def agree(*numbers: int) -> tuple[int, ...]:
+    """The largest of each number over all processes; all wait here for each other."""
+    if _group is None:
+        return numbers
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor(numbers, dtype=torch.int64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_group)
+    return tuple(found.tolist())
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    agree(0)
+
+
+def sums(*numbers: float) -> tuple[float, ...]:
+    """The sum of each number over all processes, in float64 and in the order of their ranks: equal everywhere."""
+    if _group is None:
+        return numbers
+    return tuple(sum(column) for column in zip(*gather(numbers), strict=True))
+
+
+def gather(value: T) -> list[T]:
+    """Each process's value, in the order of their ranks."""
+    if _group is None:
+        return [value]
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value, group=_group)
+    return found
+
+
+def broadcast(value: T) -> T:
+    """Rank 0's value, everywhere."""
+    if _group is None:
+        return value
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_group)
+    return box[0]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A part that each process does without the others: an error in one ends all, and only that one says it.
+
+    Raises:
+        Elsewhere: In the processes that had no error, or not the first; with the first one's exit code.
+    """
+    if _group is None:
+        yield
+        return
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # raised again below, once the others know
+        problem = error
+    codes = gather(None if problem is None else getattr(problem, "exit_code", 1))
+    failed = [number for number, code in enumerate(codes) if code is not None]
+    if not failed:
+        return
+    if problem is not None and rank() == failed[0]:
+        raise problem
+    raise Elsewhere(codes[failed[0]] or 1)
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What rank 0 finds or decides, everywhere; its error ends all."""
+    found: Any = None
+    with together():
+        if rank() == 0:
+            found = function()
+    return broadcast(found)
+
+
+def main_first(function: Callable[[], T]) -> T:
+    """Every process does it, the others once rank 0 is done (and left its result in a cache)."""
+    found: Any = None
+    for turn in (True, False):
+        with together():
+            if (rank() == 0) == turn:
+                found = function()
+    return found
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that of a connection to a process that is gone."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RuntimeError | OSError) and any(text in str(seen).lower() for text in _LOST):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+@contextmanager
+def last_word(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
+    """A part in which the processes wait for each other: whatever ends it, one process says one line.
+
+    Args:
+        folder: The run folder, which all processes see.
+        resume: Gives the line's end where a process was lost: the last whole checkpoint and the command.
+
+    Raises:
+        LostProcess: Another process is gone.
+        Elsewhere: Another process said already why.
+    """
+    if _group is None:
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        said: Exception = error
+        if not isinstance(error, BabyLlamaError) and is_lost(error):
+            said = lost_process(resume())
+        if not claim(folder):
+            raise Elsewhere(getattr(said, "exit_code", 1)) from error
+        raise said from error
+
+
+def lost_process(advice: str) -> LostProcess:
+    """The error of a process that is left.
+
+    Args:
+        advice: The last whole checkpoint and the command to go on with.
+    """
+    return LostProcess(
+        f"another process of this training is gone (killed, or out of memory): nothing was saved. {advice}"
+    )
+
+
+def claim(folder: Path) -> bool:
+    """Whether this process is the first to speak: only one can make the file."""
+    try:
+        os.close(os.open(folder / LAST_WORD, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # the disk is full or gone: rather said twice than not at all
+    return True
+
+
+def forget_last_word(folder: Path) -> None:
+    """Remove the mark of an earlier launch."""
+    (folder / LAST_WORD).unlink(missing_ok=True)
