@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.cli import add_config_flags, config_from_args, run_command
+from babyllama.cli import add_config_flags, config_from_args, read_config, run_command
 from babyllama.console import printable, say
 
 if TYPE_CHECKING:
     from babyllama.schema import Config
+    from babyllama.sweep_runs import Sweep
 
 ROOT = Path(__file__).resolve().parent
 QUICK_START = ROOT / "config" / "llama-10M.yaml"
@@ -249,6 +250,73 @@ def _distill(argv: Sequence[str]) -> int:
     return run_pipeline(args)
 
 
+def _sweep(argv: Sequence[str]) -> int:
+    """Train recipes that differ in a few keys, several seeds each, and compare them; the same command goes on."""
+    args = sweep_parser().parse_args(argv)
+    args.config = args.config or str(QUICK_START)
+
+    from babyllama.benchmark_tables import print_tables
+    from babyllama.locking import run_lock
+    from babyllama.sweep import plan_sweep
+    from babyllama.sweep_flags import sweep_folder, sweep_options, train_arguments
+    from babyllama.sweep_runs import Sweep, plan_line, plan_table
+
+    plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
+    folder = sweep_folder(args, plan)
+    command = [sys.executable, str(ROOT / "main.py"), "train", *train_arguments(args)]
+    sweep = Sweep(plan, folder, command, keep_checkpoints=args.keep_checkpoints)
+    if args.dry_run:
+        sweep.open(overwrite=args.overwrite, write=False)
+        print_tables([plan_table(sweep)])
+        say(plan_line(sweep))
+        return 0
+    with run_lock(folder):
+        sweep.open(overwrite=args.overwrite)
+        for line in (*plan.notes, plan_line(sweep)):
+            say(line)
+        sweep.train_all()
+        finish_sweep(sweep, args)
+    return 1 if sweep.failed else 0
+
+
+def sweep_parser() -> argparse.ArgumentParser:
+    """A training's flags, and those of a search."""
+    from babyllama.sweep_flags import add_sweep_flags
+
+    parser = pipeline_parser()
+    parser.prog, parser.description, parser.epilog = "main.py sweep", _sweep.__doc__, None
+    add_sweep_flags(parser)
+    return parser
+
+
+def finish_sweep(sweep: Sweep, args: argparse.Namespace) -> None:
+    """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs."""
+    from babyllama.benchmark_config import BenchmarkConfig
+    from babyllama.benchmark_tables import print_tables
+    from babyllama.config import save_config
+    from babyllama.plugins import load_plugins
+    from babyllama.sweep_runs import BEST, results_table
+    from benchmark import BenchmarkSuite
+
+    results = sweep.results()
+    sweep.save_results(results)
+    print_tables([results_table(results, sweep.plan.seeds)])
+    for note in results["notes"]:
+        say(f"note: {note}")
+    best = next((recipe for recipe in results["recipes"] if recipe["name"] == results["best"]), None)
+    if best is None:
+        return
+    config = read_config(args, best["overrides"] | {"model.name": best["name"]})
+    save_config(config, sweep.folder / BEST)
+    load_plugins(config.plugins)
+    runs = [row["path"] for row in results["runs"] if row["state"] == "finished"]
+    wanted = BenchmarkConfig(benchmarks=args.benchmarks.split(","), minimal_pairs=args.minimal_pairs)
+    suite = BenchmarkSuite(runs, device=config.training.device, config=wanted)
+    page = suite.save(suite.run_all_benchmarks(), sweep.folder)
+    say(f"best: {best['name']}; as a configuration: {sweep.folder / BEST}")
+    say(f"everything is in {sweep.folder}; open {page}")
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     import evaluate
 
@@ -273,6 +341,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
     "train": (_train, "train only (the same flags)"),
     "distill": (_distill, "train a student from teachers"),
+    "sweep": (_sweep, "search over recipes, several seeds each, and compare them"),
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),

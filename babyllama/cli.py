@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,34 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def flags_of(args: argparse.Namespace) -> dict[str, Any]:
+    """`section.key` -> value of the flags that were given."""
+    keys = [key for _, key, _, _ in FLAGS] + [key for _, key, _ in SWITCHES] + ["logging.wandb"]
+    return {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
+
+
 def config_from_args(args: argparse.Namespace) -> Any:
-    """The Config of parsed flags: the file, then --set, then the flags.
+    """The Config of parsed flags, with a line about each key that was adapted."""
+    from babyllama.config import config_notices
+
+    config = read_config(args)
+    for notice in config_notices(config):
+        say(notice)
+    return config
+
+
+def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
+    """The Config of parsed flags: the file, then --set, then the flags, then `more` (`section.key` -> value).
 
     The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
     """
-    from babyllama.config import config_notices, load_config, preset_paths
+    from babyllama.config import load_config, preset_paths
 
-    keys = [key for _, key, _, _ in FLAGS] + [key for _, key, _ in SWITCHES] + ["logging.wandb"]
-    flags = {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
+    flags = flags_of(args) | dict(more or {})
     config = load_config(args.config, args.overrides, flags)
     named = "model.name" in flags or any(item.startswith("model.name=") for item in args.overrides)
     is_preset = args.config is not None and Path(args.config).resolve() in preset_paths().values()
     name_after_corpus(config, named=named or (not is_preset and config.model.name is not None))
-    for notice in config_notices(config):
-        say(notice)
     return config
 
 
