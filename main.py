@@ -258,11 +258,13 @@ def _sweep(argv: Sequence[str]) -> int:
     from babyllama.benchmark_tables import print_tables
     from babyllama.locking import run_lock
     from babyllama.sweep import plan_sweep
-    from babyllama.sweep_flags import sweep_folder, sweep_options, train_arguments
+    from babyllama.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
     from babyllama.sweep_runs import Sweep, plan_line, plan_table
+    from benchmark import BENCHMARKS
 
     plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
     folder = sweep_folder(args, plan)
+    check_page(args, BENCHMARKS)
     command = [sys.executable, str(ROOT / "main.py"), "train", *train_arguments(args)]
     sweep = Sweep(plan, folder, command, keep_checkpoints=args.keep_checkpoints)
     if args.dry_run:
@@ -275,8 +277,8 @@ def _sweep(argv: Sequence[str]) -> int:
         for line in (*plan.notes, plan_line(sweep)):
             say(line)
         sweep.train_all()
-        finish_sweep(sweep, args)
-    return 1 if sweep.failed else 0
+        compared = compare_sweep(sweep, args)
+    return 1 if sweep.failed or not compared else 0
 
 
 def sweep_parser() -> argparse.ArgumentParser:
@@ -289,13 +291,12 @@ def sweep_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def finish_sweep(sweep: Sweep, args: argparse.Namespace) -> None:
-    """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs."""
-    from babyllama.benchmark_config import BenchmarkConfig
+def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
+    """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
     from babyllama.benchmark_tables import print_tables
     from babyllama.config import save_config
-    from babyllama.plugins import load_plugins
-    from babyllama.sweep_runs import BEST, results_table
+    from babyllama.sweep_flags import page_config
+    from babyllama.sweep_runs import BEST, results_table, told_apart
     from benchmark import BenchmarkSuite
 
     results = sweep.results()
@@ -305,16 +306,16 @@ def finish_sweep(sweep: Sweep, args: argparse.Namespace) -> None:
         say(f"note: {note}")
     best = next((recipe for recipe in results["recipes"] if recipe["name"] == results["best"]), None)
     if best is None:
-        return
+        return False
     config = read_config(args, best["overrides"] | {"model.name": best["name"]})
     save_config(config, sweep.folder / BEST)
-    load_plugins(config.plugins)
     runs = [row["path"] for row in results["runs"] if row["state"] == "finished"]
-    wanted = BenchmarkConfig(benchmarks=args.benchmarks.split(","), minimal_pairs=args.minimal_pairs)
-    suite = BenchmarkSuite(runs, device=config.training.device, config=wanted)
-    page = suite.save(suite.run_all_benchmarks(), sweep.folder)
-    say(f"best: {best['name']}; as a configuration: {sweep.folder / BEST}")
+    suite = BenchmarkSuite(runs, device=config.training.device, config=page_config(args))
+    compared = suite.run_all_benchmarks()
+    page = suite.save(compared, sweep.folder)
+    say(f"best: {best['name']}{told_apart(compared, best)}; as a configuration: {sweep.folder / BEST}")
     say(f"everything is in {sweep.folder}; open {page}")
+    return not suite.failed
 
 
 def _evaluate(argv: Sequence[str]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from babyllama.benchmark_config import BenchmarkConfig
 from babyllama.cli import FLAGS, SWITCHES, flags_of, read_config
 from babyllama.errors import ConfigError
 from babyllama.sweep import Plan, SweepOptions, value_text
@@ -66,6 +68,30 @@ def sweep_folder(args: argparse.Namespace, plan: Plan) -> Path:
             if path and path != "synthetic" and not path.startswith("hf:"):
                 find_files(path, split, f"data.{split}_path")
     return Path(config.logging.output_dir).expanduser().resolve() / plan.name
+
+
+def page_config(args: argparse.Namespace) -> BenchmarkConfig:
+    """What stands on the page at the end."""
+    return BenchmarkConfig(benchmarks=args.benchmarks.split(","), minimal_pairs=args.minimal_pairs)
+
+
+def check_page(args: argparse.Namespace, known: Sequence[str]) -> None:
+    """See now that the page can be made after hours of training.
+
+    Raises:
+        ConfigError: A benchmark is unknown, or a folder of pairs is not there.
+    """
+    from babyllama import plugins
+
+    known = [*known, *plugins.BENCHMARKS]
+    problems = [
+        f"--benchmarks: {name}: unknown; known: {', '.join(known)}"
+        for name in page_config(args).benchmarks or []
+        if name not in known
+    ]
+    problems += [f"--minimal-pairs: {path}: not there" for path in args.minimal_pairs if not Path(path).exists()]
+    if problems:
+        raise ConfigError(problems)
 
 
 def train_arguments(args: argparse.Namespace) -> list[str]:

@@ -15,6 +15,7 @@ import csv
 import io
 import math
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -146,6 +147,7 @@ class Sweep:
             Interrupted: A signal; the run under way wrote its checkpoint.
         """
         runs = self.plan.runs
+        say(f"what each training prints is in {self.folder / LOGS}")
         with StopSignals() as signals:
             for number, run in enumerate(runs, start=1):
                 if self.state(run.name) != "finished":
@@ -162,7 +164,7 @@ class Sweep:
         log = self.folder / LOGS / f"{run.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         again = (self.folder / run.name).exists()
-        say(f"{title}: {'going on' if again else 'training'}, see {log}")
+        say(f"{title}: {'going on' if again else 'training'}")
         started = time.monotonic()
         code = _run_child(self.run_command(run, again), log, signals)
         seconds = time.monotonic() - started
@@ -323,13 +325,24 @@ def results_table(results: Mapping[str, Any], seeds: int) -> TableData:
     return TableData(f"{results['name']}: held-out text", head, tuple(rows))
 
 
+def told_apart(compared: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """From how many others the best recipe differs by the comparison's tests, as a part of a sentence."""
+    for metric in compared["metrics"]:
+        if metric["name"] == "bits_per_byte" and len(metric["ranking"]) > 1:
+            for row in metric["ranking"]:
+                if row["name"] in {best["name"], *best["runs"]}:
+                    kind = "over seeds" if row["seeds"] > 1 else "one seed each: the seeds' own noise is unknown"
+                    return f" (better than {len(row['better_than'])} of {len(metric['ranking']) - 1} others, {kind})"
+    return ""
+
+
 # The child
 
 
 def _run_child(command: Sequence[str], log: Path, signals: StopSignals) -> int:
     """Run a command to its end, its output added to the log; a signal of ours is passed on once."""
     with log.open("ab") as stream:
-        stream.write(f"$ {' '.join(command)}\n".encode())
+        stream.write(f"$ {shlex.join(command)}\n".encode())
         stream.flush()
         begin = stream.tell()
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
@@ -359,7 +372,7 @@ def _last_words(log: Path, code: int) -> str:
     lines = log.read_text(errors="replace").split("\n")
     start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=0)
     ours = [line for line in lines[start:] if re.match(r"(internal )?error: ", line)]
-    return ours[-1].removeprefix("error: ") if ours else f"see {log}"
+    return ours[-1].removeprefix("error: ") if ours else "it did not say why"
 
 
 def _without_overwrite() -> str:
