@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ def sweep_options(args: argparse.Namespace) -> SweepOptions:
     """What parsed flags ask for.
 
     Raises:
-        ConfigError: A checkpoint is named, which could be one run's only.
+        ConfigError: A checkpoint is named, which could be one run's only; or several processes were started.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("sweep: start it as one process, without torchrun: it starts its runs itself")
     if args.resume_from_checkpoint not in (None, True):
         raise ConfigError("--resume_from_checkpoint: a sweep goes on by itself; leave the path out")
     names = {key: flag for flag, key, *_ in [*FLAGS, *SWITCHES]}

@@ -18,6 +18,7 @@ import pytest
 
 import main
 from babyllama import plugins
+from babyllama.benchmark_config import run_folders
 from babyllama.cli import run_command
 from babyllama.config import load_config, read_yaml
 from babyllama.errors import ConfigError, Interrupted
@@ -217,6 +218,11 @@ def finished(folder: Path, run: Run, bits: float) -> None:
     write_json(folder / run.name / "training_metrics.json", figures | more)
 
 
+def documented() -> set[str]:
+    text = (ROOT / "docs/results.md").read_text().split("## sweep_results.json (version 1)")[1].split("\n## ")[0]
+    return set(re.findall(r"`([\w.]+)`", text))
+
+
 def test_recipes_are_ranked_by_their_means_and_one_with_failed_seeds_is_not_best(tmp_path: Path) -> None:
     sweep = Sweep(plan("training.lr=1e-3,3e-3,1e-2", seeds=2), tmp_path, [])
     bits = {"m-lr1e-3": (2.0, 2.2), "m-lr3e-3": (1.9, 1.7), "m-lr0.01": (1.0, None)}
@@ -232,6 +238,7 @@ def test_recipes_are_ranked_by_their_means_and_one_with_failed_seeds_is_not_best
     assert results["recipes"][1]["sd"] == pytest.approx(0.2 / 2**0.5)
     assert "optimistic" in results["notes"][0]
     assert "failed seeds" in results["notes"][1]
+    assert set(results) | set(results["runs"][0]) | set(results["recipes"][0]) <= documented()
     table = results_table(results, 2)
     assert table.rows[1] == ("2", "3e-3", "1.8000 ± 0.1414", "2 of 2", "2.0 s", "1,000")
     rows = list(csv.DictReader(runs_as_csv(results).splitlines()))
@@ -255,6 +262,20 @@ def test_overwrite_touches_no_folder_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run of ours"):
         Sweep(plan("training.lr=1e-3"), tmp_path, []).open(overwrite=True)
     assert (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").exists()
+
+
+def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path: Path) -> None:
+    sweep = Sweep(plan("training.lr=1e-3,3e-3"), tmp_path / "s", [])
+    sweep.open(overwrite=False)
+    finished(tmp_path / "s", sweep.plan.runs[1], 2.0)
+    (tmp_path / "t").mkdir()
+    assert run_folders([str(tmp_path / "*")]) == [tmp_path / "s" / "m-lr3e-3-seed1", str(tmp_path / "t")]
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_command(main.main, ["sweep", "--seeds", "2"]) == 2
+    assert "error: sweep: start it as one process, without torchrun" in capsys.readouterr().err
 
 
 # Children
