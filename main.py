@@ -10,14 +10,16 @@ Each stage also stands alone as a sub-command; `python main.py COMMAND --help` e
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.cli import add_config_flags, config_from_args, read_config, run_command
+from babyllama.cli import add_config_flags, at_least, config_from_args, read_config, run_command
 from babyllama.console import printable, say
+from babyllama.errors import ConfigError
 
 if TYPE_CHECKING:
     from babyllama.schema import Config
@@ -132,7 +134,9 @@ def _prepare(argv: Sequence[str]) -> int:
 def _synthetic(argv: Sequence[str]) -> int:
     """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
     parser = argparse.ArgumentParser(prog="main.py synthetic", description=_synthetic.__doc__)
-    parser.add_argument("--words", type=int, default=850_000, help="words of training text (default: %(default)s)")
+    parser.add_argument(
+        "--words", type=at_least(1_000), default=850_000, help="words of training text (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -156,7 +160,7 @@ def _tokenizer(argv: Sequence[str]) -> int:
     """Train a byte-level BPE on text and save it as a folder that AutoTokenizer reads."""
     parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
     parser.add_argument("--train-path", required=True)
-    parser.add_argument("--vocab-size", type=int, default=16_000)
+    parser.add_argument("--vocab-size", type=at_least(260), default=16_000)
     parser.add_argument("--output", required=True, help="folder to write")
     args = parser.parse_args(argv)
 
@@ -177,9 +181,11 @@ def _generate(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="main.py generate", description=_generate.__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("--prompt", action="append", help="may be given several times")
-    parser.add_argument("--max-new-tokens", type=int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
-    parser.add_argument("--num-samples", type=int, default=1, help="texts per prompt")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=100)
+    parser.add_argument(
+        "--temperature", type=at_least(0, float), default=0.8, help="0 is greedy (default: %(default)s)"
+    )
+    parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
@@ -357,7 +363,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]][0](argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise ConfigError(_unknown_command(argv[0]))
     return pipeline(argv)
+
+
+def _unknown_command(word: str) -> str:
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+    return f"{word}: no such command; {hint} (a configuration is given by --config)"
 
 
 if __name__ == "__main__":
