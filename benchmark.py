@@ -423,14 +423,14 @@ def _named(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, or 1 where a folder could not be compared."""
-    from babyllama.benchmark_config import build_parser, config_of, finished_runs
+    from babyllama.benchmark_config import build_parser, config_of, finished_runs, run_folders
     from babyllama.benchmark_tables import all_tables, print_tables, render
     from babyllama.plugins import load_plugins
 
     args = build_parser(BENCHMARKS).parse_args(argv)
     config = config_of(args)
     load_plugins(args.plugin)
-    chosen = [p for c in config.checkpoints for p in (sorted(glob.glob(c)) or [c])] or finished_runs()
+    chosen = run_folders(config.checkpoints) or finished_runs()
     if not chosen:
         raise ConfigError("models/: no finished run there; give run folders: python benchmark.py FOLDER FOLDER")
     suite = BenchmarkSuite(chosen, device=args.device, config=config, use_cache=not args.no_cache)

@@ -10,17 +10,20 @@ Each stage also stands alone as a sub-command; `python main.py COMMAND --help` e
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.cli import add_config_flags, config_from_args, run_command
+from babyllama.cli import add_config_flags, at_least, config_from_args, read_config, run_command
 from babyllama.console import is_main_process, printable, say
+from babyllama.errors import ConfigError
 
 if TYPE_CHECKING:
     from babyllama.schema import Config
+    from babyllama.sweep_runs import Sweep
 
 ROOT = Path(__file__).resolve().parent
 QUICK_START = ROOT / "config" / "llama-10M.yaml"
@@ -133,7 +136,9 @@ def _prepare(argv: Sequence[str]) -> int:
 def _synthetic(argv: Sequence[str]) -> int:
     """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
     parser = argparse.ArgumentParser(prog="main.py synthetic", description=_synthetic.__doc__)
-    parser.add_argument("--words", type=int, default=850_000, help="words of training text (default: %(default)s)")
+    parser.add_argument(
+        "--words", type=at_least(1_000), default=850_000, help="words of training text (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -157,7 +162,7 @@ def _tokenizer(argv: Sequence[str]) -> int:
     """Train a byte-level BPE on text and save it as a folder that AutoTokenizer reads."""
     parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
     parser.add_argument("--train-path", required=True)
-    parser.add_argument("--vocab-size", type=int, default=16_000)
+    parser.add_argument("--vocab-size", type=at_least(260), default=16_000)
     parser.add_argument("--output", required=True, help="folder to write")
     args = parser.parse_args(argv)
 
@@ -178,9 +183,11 @@ def _generate(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="main.py generate", description=_generate.__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("--prompt", action="append", help="may be given several times")
-    parser.add_argument("--max-new-tokens", type=int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
-    parser.add_argument("--num-samples", type=int, default=1, help="texts per prompt")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=100)
+    parser.add_argument(
+        "--temperature", type=at_least(0, float), default=0.8, help="0 is greedy (default: %(default)s)"
+    )
+    parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
@@ -251,6 +258,74 @@ def _distill(argv: Sequence[str]) -> int:
     return run_pipeline(args)
 
 
+def _sweep(argv: Sequence[str]) -> int:
+    """Train recipes that differ in a few keys, several seeds each, and compare them; the same command goes on."""
+    args = sweep_parser().parse_args(argv)
+    args.config = args.config or str(QUICK_START)
+
+    from babyllama.benchmark_tables import print_tables
+    from babyllama.locking import run_lock
+    from babyllama.sweep import plan_sweep
+    from babyllama.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
+    from babyllama.sweep_runs import Sweep, plan_line, plan_table
+    from benchmark import BENCHMARKS
+
+    plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
+    folder = sweep_folder(args, plan)
+    check_page(args, BENCHMARKS)
+    command = [sys.executable, str(ROOT / "main.py"), "train", *train_arguments(args)]
+    sweep = Sweep(plan, folder, command, keep_checkpoints=args.keep_checkpoints)
+    if args.dry_run:
+        sweep.open(overwrite=args.overwrite, write=False)
+        print_tables([plan_table(sweep)])
+        say(plan_line(sweep))
+        return 0
+    with run_lock(folder):
+        sweep.open(overwrite=args.overwrite)
+        for line in (*plan.notes, plan_line(sweep)):
+            say(line)
+        sweep.train_all()
+        compared = compare_sweep(sweep, args)
+    return 1 if sweep.failed or not compared else 0
+
+
+def sweep_parser() -> argparse.ArgumentParser:
+    """A training's flags, and those of a search."""
+    from babyllama.sweep_flags import add_sweep_flags
+
+    parser = pipeline_parser()
+    parser.prog, parser.description, parser.epilog = "main.py sweep", _sweep.__doc__, None
+    add_sweep_flags(parser)
+    return parser
+
+
+def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
+    """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
+    from babyllama.benchmark_tables import print_tables
+    from babyllama.config import save_config
+    from babyllama.sweep_flags import page_config
+    from babyllama.sweep_runs import BEST, results_table, told_apart
+    from benchmark import BenchmarkSuite
+
+    results = sweep.results()
+    sweep.save_results(results)
+    print_tables([results_table(results, sweep.plan.seeds)])
+    for note in results["notes"]:
+        say(f"note: {note}")
+    best = next((recipe for recipe in results["recipes"] if recipe["name"] == results["best"]), None)
+    if best is None:
+        return False
+    config = read_config(args, best["overrides"] | {"model.name": best["name"]})
+    save_config(config, sweep.folder / BEST)
+    runs = [row["path"] for row in results["runs"] if row["state"] == "finished"]
+    suite = BenchmarkSuite(runs, device=config.training.device, config=page_config(args))
+    compared = suite.run_all_benchmarks()
+    page = suite.save(compared, sweep.folder)
+    say(f"best: {best['name']}{told_apart(compared, best)}; as a configuration: {sweep.folder / BEST}")
+    say(f"everything is in {sweep.folder}; open {page}")
+    return not suite.failed
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     import evaluate
 
@@ -275,6 +350,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
     "train": (_train, "train only (the same flags)"),
     "distill": (_distill, "train a student from teachers"),
+    "sweep": (_sweep, "search over recipes, several seeds each, and compare them"),
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),
@@ -289,7 +365,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]][0](argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise ConfigError(_unknown_command(argv[0]))
     return pipeline(argv)
+
+
+def _unknown_command(word: str) -> str:
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+    return f"{word}: no such command; {hint} (a configuration is given by --config)"
 
 
 if __name__ == "__main__":

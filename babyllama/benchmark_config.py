@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,20 @@ def finished_runs(folder: str | Path = "models") -> list[Path]:
     return sorted(path.parent for path in Path(folder).glob("*/training_metrics.json"))
 
 
+def run_folders(patterns: Sequence[str]) -> list[str | Path]:
+    """The folders that names and globs stand for; a sweep's folder stands for its finished runs."""
+    found: list[str | Path] = []
+    for path in (path for pattern in patterns for path in (sorted(glob.glob(pattern)) or [pattern])):
+        found += finished_runs(path) if (Path(path) / "sweep.json").is_file() else [path]
+    return found
+
+
 def build_parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
     """The command line's flags."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description="Compare several runs.")
-    parser.add_argument("checkpoints", nargs="*", help="run folders (default: every finished run under models/)")
+    parser.add_argument(
+        "checkpoints", nargs="*", help="run folders, or a sweep's (default: every finished run under models/)"
+    )
     parser.add_argument("--eval-data", nargs="+", metavar="PATH", help="text for all runs, as it is")
     parser.add_argument("--minimal-pairs", nargs="+", metavar="DIR", help="folders of *.jsonl pairs (BLiMP)")
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs")

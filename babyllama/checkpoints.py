@@ -293,3 +293,20 @@ def _clear(run_dir: Path, state: RunState) -> None:
             _remove(folder) if step_of(folder) >= 0 else shutil.rmtree(folder, ignore_errors=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
+
+
+def remove_run(run_dir: Path) -> None:
+    """Remove a run of ours and its folder where nothing else is in it; an absent folder is none.
+
+    Raises:
+        ConfigError: It is not a run of ours.
+    """
+    _clear(run_dir, inspect_run(run_dir))
+    if run_dir.is_dir() and not any(run_dir.iterdir()):
+        run_dir.rmdir()
+
+
+def remove_checkpoints(run_dir: Path) -> None:
+    """Remove the checkpoints of a finished run: its model stands beside them."""
+    for folder in checkpoint_folders(run_dir):
+        _remove(folder)

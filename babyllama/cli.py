@@ -7,13 +7,13 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from babyllama import distributed
 from babyllama.console import is_main_process, say
-from babyllama.errors import BabyLlamaError
+from babyllama.errors import BabyLlamaError, ConfigError
 
 # flag, config key, type, help
 FLAGS: list[tuple[str, str, Callable[[str], Any], str]] = [
@@ -37,6 +37,19 @@ SWITCHES: list[tuple[str, str, str]] = [
     ("--bf16", "training.bf16", "bfloat16"),
     ("--torch-compile", "training.torch_compile", "compile the layers"),
 ]
+
+
+def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """A type for argparse: a number not below `low`."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text}: at least {low:g}")
+        return value
+
+    number.__name__ = kind.__name__
+    return number
 
 
 def _spellings(flag: str) -> list[str]:
@@ -77,22 +90,53 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def config_from_args(args: argparse.Namespace) -> Any:
-    """The Config of parsed flags: the file, then --set, then the flags.
+def flags_of(args: argparse.Namespace) -> dict[str, Any]:
+    """`section.key` -> value of the flags that were given.
 
-    The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
+    Raises:
+        ConfigError: One is an empty string.
     """
-    from babyllama.config import config_notices, load_config, preset_paths
-
     keys = [key for _, key, _, _ in FLAGS] + [key for _, key, _ in SWITCHES] + ["logging.wandb"]
-    flags = {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
-    config = load_config(args.config, args.overrides, flags)
-    named = "model.name" in flags or any(item.startswith("model.name=") for item in args.overrides)
-    is_preset = args.config is not None and Path(args.config).resolve() in preset_paths().values()
-    name_after_corpus(config, named=named or (not is_preset and config.model.name is not None))
+    found = {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
+    empty = [flag for flag, key, *_ in FLAGS if found.get(key) == ""]
+    if empty:  # "$CORPUS" of an unset variable would stand for the current folder
+        raise ConfigError([f"{flag}: empty; give a value, or leave the flag out" for flag in empty])
+    return found
+
+
+def config_from_args(args: argparse.Namespace) -> Any:
+    """The Config of parsed flags, with a line about each key that was adapted."""
+    from babyllama.config import config_notices
+
+    config = read_config(args)
     for notice in config_notices(config):
         say(notice)
     return config
+
+
+def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
+    """The Config of parsed flags: the file, then --set, then the flags, then `more` (`section.key` -> value).
+
+    The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
+    """
+    from babyllama.config import load_config, preset_paths
+
+    flags = flags_of(args) | dict(more or {})
+    try:
+        config = load_config(args.config, args.overrides, flags)
+    except ConfigError as error:
+        raise ConfigError([_as_typed(problem, flags_of(args)) for problem in error.problems]) from None
+    named = "model.name" in flags or any(item.startswith("model.name=") for item in args.overrides)
+    is_preset = args.config is not None and Path(args.config).resolve() in preset_paths().values()
+    name_after_corpus(config, named=named or (not is_preset and config.model.name is not None))
+    return config
+
+
+def _as_typed(problem: str, flags: Mapping[str, Any]) -> str:
+    """A problem that names `--set section.key` names the flag instead, where that is what was typed."""
+    names = {key: flag for flag, key, *_ in [*FLAGS, *SWITCHES]}
+    key = problem.removeprefix("--set ").split(":")[0]
+    return problem.replace(f"--set {key}", names[key], 1) if key in flags and key in names else problem
 
 
 def name_after_corpus(config: Any, *, named: bool) -> None:

@@ -113,6 +113,8 @@ def test_synthetic_and_tokenizer_commands(tmp_path: Path, capsys: pytest.Capture
         (["--train-path", "/nowhere/at/all"], 2, "data.train_path: /nowhere/at/all: no such file or folder"),
         (["--device", "tpu"], 2, "training.device: 'tpu' is not a device"),
         (["--set", "plugins=[nowhere.py]"], 2, "no such file"),
+        (["--lr", "-1"], 2, "error: --lr: -1.0: input should be greater than 0"),
+        (["--train-path", ""], 2, "error: --train-path: empty; give a value, or leave the flag out"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -125,6 +127,36 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert message in told
     assert told.count("\n") == 1
     assert not [p for p in (tmp_path / "models").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sweeep"], "error: sweeep: no such command; did you mean sweep? (a configuration is given by --config)"),
+        (["config/x.yaml"], "error: config/x.yaml: no such command; known: prepare, synthetic, "),
+    ],
+)
+def test_an_unknown_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(main.main, argv) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["synthetic", "--words", "0"], "argument --words: 0: at least 1000"),
+        (["tokenizer", "--train-path", "x", "--output", "y", "--vocab-size", "9"], "--vocab-size: 9: at least 260"),
+        (["generate", "x", "--temperature", "-1"], "argument --temperature: -1: at least 0"),
+        (["generate", "x", "--num-samples", "no"], "argument --num-samples: invalid int value: 'no'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_error_of_ours_is_one_line_and_debug_shows_more(capsys: pytest.CaptureFixture[str]) -> None:
