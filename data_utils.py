@@ -37,7 +37,7 @@ from babyllama.corpus_text import (
     held_out_folder,
     keep_held_out,
     kept_held_out,
-    sample_step,
+    train_on,
     unfinished,
 )
 from babyllama.documents import DIALOGUES, Document
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
 
 LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
-WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
 
 
 @dataclass
@@ -296,22 +295,11 @@ class DataProcessor:
             self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
 
     def _train_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
-        from babyllama.tokenization import train_tokenizer
-
         text = self._corpus_text(cache, split)
-        words, size = (text.train.total(what, TRAIN) for what in ("words", "bytes"))
-        if words == 0:
+        if not text.train.total("words", TRAIN):
             raise DataError(f"data.train_path: {self.data.train_path}: no text in it (empty, or only white space)")
-        every = sample_step(size)
-        if every > 1:
-            self.notes.append(f"tokenizer: trained on one of {every} documents, {size / every / 1e6:,.0f} MB of them")
-        wanted = self.data.vocab_size
-        with transfer("training the tokenizer", size // every) as seen:
-            tokenizer = train_tokenizer(
-                text.training_texts(every, seen), max(260, min(wanted, words // WORDS_PER_TOKEN))
-            )
-        if len(tokenizer) < wanted:
-            self.notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {wanted:,}: {words:,} words carry no more")
+        tokenizer, notes = train_on(text, self.data.vocab_size)
+        self.notes += notes
         return tokenizer
 
     def prepare(self) -> PreparedData:

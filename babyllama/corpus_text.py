@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from babyllama.token_build import Selection
 from babyllama.token_store import Building, content_key, read_sealed, seal
 from babyllama.workers import WorkerLost
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
 SAMPLE_BYTES = 300_000_000  # of text that a tokenizer is trained on; more is sampled evenly
 
 
@@ -146,6 +150,22 @@ def _first_words(words: np.ndarray, candidates: np.ndarray, max_words: int | Non
     before = np.cumsum(words * candidates) - words * candidates
     reached = np.zeros(len(words), dtype=bool) if max_words is None else before >= max_words
     return np.where(candidates & ~reached, TRAIN, UNUSED).astype(np.uint8)
+
+
+def train_on(text: CorpusText, vocab_size: int) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """A tokenizer of at most `vocab_size` tokens trained on a corpus's training documents, and lines for the user."""
+    from babyllama.tokenization import train_tokenizer
+
+    words, size = (text.train.total(what, TRAIN) for what in ("words", "bytes"))
+    every, notes = sample_step(size), []
+    if every > 1:
+        notes.append(f"tokenizer: trained on one of {every} documents, {size / every / 1e6:,.0f} MB of text")
+    carried = max(260, min(vocab_size, words // WORDS_PER_TOKEN))
+    with transfer("training the tokenizer", size // every) as seen:
+        tokenizer = train_tokenizer(text.training_texts(every, seen), carried)
+    if len(tokenizer) < vocab_size:
+        notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {vocab_size:,}: {words:,} words carry no more")
+    return tokenizer, notes
 
 
 def sample_step(total_bytes: int) -> int:
