@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from babyllama.documents import Document
-from babyllama.file_stamps import are_as_remembered, remember, wait_until_settled
+from babyllama.file_stamps import LARGE_BYTES, are_as_remembered, remember, wait_until_settled
 from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
 from babyllama.word_pieces import DocumentEncoder
 
 STORE_VERSION = 1
 CHECKED = "checked.json"
-LARGE_BYTES = 64_000_000  # at 1 GB/s a check of less is not felt
 
 
 @dataclass(frozen=True)
