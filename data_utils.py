@@ -40,6 +40,7 @@ from babyllama.corpus_text import (
     train_on,
     unfinished,
 )
+from babyllama.disk import check_space
 from babyllama.documents import DIALOGUES, Document
 from babyllama.errors import DataError
 from babyllama.file_stamps import file_hash
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
 
 LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
+DISK_SHARE = 2  # of the files' size: cleaned text, pieces of tokens and the tokens, before all but the last go
 
 
 @dataclass
@@ -226,6 +228,8 @@ class DataProcessor:
         folder = unfinished(cache, split) / "text"
         text = CorpusText(folder, self.clean_text, worker_count(self.data.num_proc))
         own = self._own_eval_path()
+        size = sources.total_bytes(self.data.train_path, "train") or 0
+        check_space(cache, DISK_SHARE * size, f"preparing {self.data.train_path}", "set data.cache_dir")
         text.collect(
             self._source(self.data.train_path, "train"),
             None if own is None else self._source(own, "eval"),
@@ -397,20 +401,9 @@ class DataProcessor:
         return DatasetDict({name: self._as_dataset(split, data.tokenizer) for name, split in splits.items()})
 
     def _as_dataset(self, split: TokenSplit, tokenizer: PreTrainedTokenizerFast) -> Dataset:
-        from datasets import Dataset, Features, Sequence, Value
+        from babyllama.packing import as_dataset
 
-        from babyllama.packing import PackedDataset
-
-        packed = PackedDataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
-        features = Features({name: Sequence(Value("int32")) for name in ("input_ids", "labels")})
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for start in range(0, len(packed), 1024):
-                batch = packed.__getitems__(list(range(start, min(start + 1024, len(packed)))))
-                ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
-                yield from ({"input_ids": i, "labels": j} for i, j in zip(ids, labels, strict=True))
-
-        return Dataset.from_list(list(rows()), features=features)
+        return as_dataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
 
 
 def _cleaner_names(cleaners: dict[str, Any]) -> list[str]:

@@ -21,10 +21,10 @@ from babyllama.console import transfer
 from babyllama.documents import Document
 from babyllama.errors import ConfigError
 from babyllama.splits import held_out_places, part_document
-from babyllama.text_shards import HELD, TRAIN, UNUSED, TextShards
+from babyllama.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, TextShards
 from babyllama.token_build import Selection
 from babyllama.token_store import Building, content_key, read_sealed, seal
-from babyllama.workers import WorkerLost
+from babyllama.workers import WorkerLost, give_back_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -163,6 +163,7 @@ def train_on(text: CorpusText, vocab_size: int) -> tuple[PreTrainedTokenizerFast
     carried = max(260, min(vocab_size, words // WORDS_PER_TOKEN))
     with transfer("training the tokenizer", size // every) as seen:
         tokenizer = train_tokenizer(text.training_texts(every, seen), carried)
+    give_back_memory()
     if len(tokenizer) < vocab_size:
         notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {vocab_size:,}: {words:,} words carry no more")
     return tokenizer, notes
@@ -199,7 +200,7 @@ def kept_held_out(folder: Path) -> tuple[list[Document], dict[str, str]] | None:
 
 def unfinished(cache: Path, split_fingerprint: str) -> Path:
     """Where the parts of a text's preparation wait for the rest, also after a kill."""
-    return cache / "unfinished" / content_key(split_fingerprint)
+    return cache / "unfinished" / content_key(split_fingerprint, SHARD_CHARACTERS)
 
 
 @contextmanager
