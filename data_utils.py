@@ -44,7 +44,7 @@ from babyllama.disk import check_space
 from babyllama.documents import DIALOGUES, Document
 from babyllama.errors import DataError
 from babyllama.file_stamps import file_hash
-from babyllama.jsonio import write_text_atomic
+from babyllama.jsonio import atomic_path, write_text_atomic
 from babyllama.runtime import cache_home
 from babyllama.schema import DataConfig
 from babyllama.splits import at_most_words, bounded_share, hold_out
@@ -447,8 +447,9 @@ def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, 
     for file in sources.find_files(path, "train" if split == "train" else "eval", "path"):
         wanted = domains is None or domain_of(file) in domains
         processor = DataProcessor(DataConfig(clean=wanted, speaker_labels=speaker_labels if wanted else "keep"))
-        documents = list(processor._cleaned(processor._read_file(file)))
-        target = output / f"{domain_of(file)}.{split}"
-        write_text_atomic(target, "".join(d.text + "\n<|endoftext|>\n" for d in documents))
-        words = sum(len(d.text.split()) for d in documents)
-        yield f"{target}: {len(documents):,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"
+        target, count, words = output / f"{domain_of(file)}.{split}", 0, 0
+        with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            for document in processor._cleaned(processor._read_file(file)):
+                handle.write(document.text + "\n<|endoftext|>\n")
+                count, words = count + 1, words + len(document.text.split())
+        yield f"{target}: {count:,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"

@@ -10,6 +10,7 @@ A worker that finds its parent gone (kill -9) ends within a second. Ctrl-C reach
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -37,8 +38,10 @@ class WorkerLost(BabyLlamaError):
 
 
 def worker_count(wanted: int | None) -> int:
-    """Processes to use: `wanted`, or as many as this process has cores; one where the system has no safe fork."""
-    if sys.platform != "linux":
+    """Processes to use: `wanted`, or one for each core; one in all where the system has no safe fork, or in a process
+    that may have no children.
+    """
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
     return wanted or len(os.sched_getaffinity(0))
 
@@ -72,8 +75,6 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], proce
     if processes == 1 or len(first) < 2:
         yield from map(function, chain(first, items))
         return
-    import multiprocessing
-
     executor = ProcessPoolExecutor(
         processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, os.getpid())
     )
