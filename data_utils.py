@@ -14,7 +14,6 @@ content, the cleaners' version and the tokenizer, so it is never stale, and a se
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,13 +28,39 @@ from babyllama.cleaners import (
     domain_of,
     remove_speaker_labels,
 )
+from babyllama.console import transfer
+from babyllama.corpus_text import (
+    CorpusText,
+    Source,
+    cache_lock,
+    clearing_up,
+    held_out_folder,
+    keep_held_out,
+    kept_held_out,
+    train_on,
+    unfinished,
+)
+from babyllama.disk import check_space
 from babyllama.documents import DIALOGUES, Document
-from babyllama.errors import ConfigError, DataError
-from babyllama.jsonio import write_text_atomic
+from babyllama.errors import DataError
+from babyllama.file_stamps import file_hash
+from babyllama.jsonio import atomic_path, write_text_atomic
 from babyllama.runtime import cache_home
 from babyllama.schema import DataConfig
-from babyllama.splits import at_most_words, hold_out
-from babyllama.token_store import TokenSplit, content_key, open_split, publish, read_sealed, seal, write_split
+from babyllama.splits import at_most_words, bounded_share, hold_out
+from babyllama.text_shards import TRAIN
+from babyllama.token_build import build_splits
+from babyllama.token_store import (
+    Building,
+    TokenSplit,
+    content_key,
+    open_split,
+    read_sealed,
+    remember_large,
+    seal,
+    write_split,
+)
+from babyllama.workers import worker_count
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -44,8 +69,7 @@ if TYPE_CHECKING:
 __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
 
 LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
-KEPT_CHARACTERS = 200_000_000  # 100 MB to 400 MB of memory; cleaning twice cost 3.5 of 21 s on 33 MB
-WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
+DISK_SHARE = 2  # of the files' size: cleaned text, pieces of tokens and the tokens, before all but the last go
 
 
 @dataclass
@@ -97,7 +121,7 @@ class DataProcessor:
         self.cleaners = create_cleaner_registry(cleaners)
         self.rules: dict[str, str] = {}
         self.notes: list[str] = []
-        self._kept: list[Document] | None = None
+        self._text: CorpusText | None = None
 
     # Reading
 
@@ -122,27 +146,32 @@ class DataProcessor:
         return text.strip("\n")
 
     def _documents(self, path: str, split: str) -> Iterator[Document]:
+        return self._cleaned(self._read(path, split))
+
+    def _cleaned(self, documents: Iterable[tuple[Document, bool]]) -> Iterator[Document]:
+        for document, clean in documents:
+            text = self.clean_text(document.text, document.domain) if clean else document.text
+            if text.strip():
+                yield Document(text, document.domain, document.source)
+
+    def _read(self, path: str, split: str) -> Iterator[tuple[Document, bool]]:
+        """Documents as they are, each with whether it is to be cleaned."""
         if path == "synthetic":
-            yield from self._synthetic(split)
+            yield from ((document, False) for document in self._synthetic(split))
             return
         if path.startswith("hf:"):
             names = {"train": "train", "eval": "validation"}
-            yield from sources.hub_documents(path, names[split], self.data.max_words if split == "train" else None)
+            bound = self.data.max_words if split == "train" else None
+            yield from ((document, False) for document in sources.hub_documents(path, names[split], bound))
             return
-        key = "data.train_path" if split == "train" else "data.eval_path"
-        for file in sources.find_files(path, split, key):
-            yield from self._file_documents(file)
+        for file in sources.find_files(path, split, _key(split)):
+            yield from self._read_file(file)
 
-    def _file_documents(self, file: Path) -> Iterator[Document]:
+    def _read_file(self, file: Path) -> Iterator[tuple[Document, bool]]:
         rule, documents = sources.read_documents(file, self.data.encoding_errors)
         self.rules[domain_of(file)] = rule
-        for document in documents:
-            if sources.is_record_file(file):
-                yield document
-                continue
-            text = self.clean_text(document.text, document.domain)
-            if text.strip():
-                yield Document(text, document.domain, document.source)
+        clean = not sources.is_record_file(file)
+        yield from ((document, clean) for document in documents)
 
     def _synthetic(self, split: str) -> Iterator[Document]:
         from babyllama import synthetic
@@ -166,35 +195,61 @@ class DataProcessor:
         path = self.data.train_path
         return path if path == "synthetic" or sources.has_dev_files(path) else None
 
+    def _holdout(self) -> float:
+        """The share of documents held out: `data.holdout`, less of a very large text (`splits.bounded_share`)."""
+        return bounded_share(self.data.holdout, sources.total_bytes(self.data.train_path, "train") or 0)
+
     def train_documents(self) -> Iterator[Document]:
         """Training documents in their files' order, bounded by data.max_words."""
         documents: Iterable[Document] = self._documents(self.data.train_path, "train")
         if self._own_eval_path() is None:
-            documents = (document for document, held in hold_out(documents, self.data.holdout) if not held)
+            documents = (document for document, held in hold_out(documents, self._holdout()) if not held)
         yield from at_most_words(documents, self.data.max_words)
 
-    def _kept_documents(self) -> Iterator[Document]:
-        """Training documents; those of a small corpus stay in memory between training the tokenizer and tokenizing."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept: list[Document] | None = []
-        size = 0
-        for document in self.train_documents():
-            size += len(document.text)
-            kept = None if kept is None or size > KEPT_CHARACTERS else kept
-            if kept is not None:
-                kept.append(document)
-            yield document
-        self._kept = kept
-
     def held_out_documents(self) -> list[Document]:
-        """Held-out documents, the same in the same order as `prepare().valid`; never trained on."""
+        """Held-out documents, the same in the same order as `prepare().valid`; never trained on.
+
+        `prepare` keeps them in the cache; without it, or where they are damaged, the text is read again.
+        """
+        kept = kept_held_out(held_out_folder(self.cache_dir(), self.split_fingerprint()))
+        if kept is not None:
+            self.rules.update(kept[1])
+            return kept[0]
         path = self._own_eval_path()
         if path is not None:
             return self.load_text_files(path, "eval")
         documents = self._documents(self.data.train_path, "train")
-        return [document for document, held in hold_out(documents, self.data.holdout) if held]
+        return [document for document, held in hold_out(documents, self._holdout()) if held]
+
+    def _corpus_text(self, cache: Path, split: str) -> CorpusText:
+        """The text as marked shards, made once; the held-out documents go to their own place in the cache."""
+        if self._text is not None:
+            return self._text
+        folder = unfinished(cache, split) / "text"
+        text = CorpusText(folder, self.clean_text, worker_count(self.data.num_proc))
+        own = self._own_eval_path()
+        size = sources.total_bytes(self.data.train_path, "train") or 0
+        check_space(cache, DISK_SHARE * size, f"preparing {self.data.train_path}", "set data.cache_dir")
+        text.collect(
+            self._source(self.data.train_path, "train"),
+            None if own is None else self._source(own, "eval"),
+            share=self._holdout(),
+            max_words=self.data.max_words,
+        )
+        self.rules = text.rules
+        if read_sealed(kept := held_out_folder(cache, split)) is None:
+            keep_held_out(kept, text.held_out(), text.rules)
+        self._text = text
+        return text
+
+    def _source(self, path: str, split: str) -> Source:
+        rules: dict[str, str] = {}
+
+        def documents() -> Iterator[tuple[Document, bool]]:
+            self.rules = rules
+            return self._read(path, split)
+
+        return Source(documents, rules, sources.total_bytes(path, split), repeatable=not path.startswith("hf:"))
 
     # Tokenizing
 
@@ -202,27 +257,32 @@ class DataProcessor:
         """SHA-256 of files' content, cleaners and split: what the documents depend on."""
         data = self.data
         parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
-        parts += [_cleaner_names(self.cleaners), _content(data.train_path, "train", data)]
+        parts += [_cleaner_names(self.cleaners), _content(data.train_path, "train", self.cache_dir(), data)]
         path = self._own_eval_path()
-        parts += [data.holdout] if path is None else [_content(path, "eval", data)]
+        parts += [self._holdout()] if path is None else [_content(path, "eval", self.cache_dir(), data)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def train_or_load_tokenizer(self, cache: Path) -> PreTrainedTokenizerFast:
-        """The tokenizer of `data.tokenizer_path`, or one trained on the training text and cached under its key."""
+    def train_or_load_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
+        """The tokenizer of `data.tokenizer_path`, or one trained on the training text and cached.
+
+        Args:
+            cache: The cache folder.
+            split: The text's `split_fingerprint`, of which the tokenizer's key is made.
+        """
         from babyllama.tokenization import load_tokenizer, save_tokenizer
 
         path = Path(self.data.tokenizer_path).expanduser() if self.data.tokenizer_path else None
         if path is not None and path.exists():
             tokenizer = load_tokenizer(path)
-            self._say_if_foreign(path)
+            self._say_if_foreign(path, split)
             return tokenizer
         if path is None:
-            folder = cache / "tokenizers" / content_key(self.split_fingerprint(), self.data.vocab_size)
+            folder = cache / "tokenizers" / content_key(split, self.data.vocab_size)
             if read_sealed(folder) is not None:
                 return load_tokenizer(folder)
-        tokenizer = self._train_tokenizer()
+        tokenizer = self._train_tokenizer(cache, split)
         if path is None:
-            with _Building(folder) as temporary:
+            with Building(folder) as temporary:
                 save_tokenizer(tokenizer, temporary)
                 seal(temporary, {})
         elif path.suffix == ".json":
@@ -230,34 +290,20 @@ class DataProcessor:
             tokenizer.backend_tokenizer.save(str(path))
         else:
             save_tokenizer(tokenizer, path)
-            write_text_atomic(path / "trained_on.txt", self.split_fingerprint() + "\n")
+            write_text_atomic(path / "trained_on.txt", split + "\n")
         return tokenizer
 
-    def _say_if_foreign(self, path: Path) -> None:
+    def _say_if_foreign(self, path: Path, split: str) -> None:
         record = path / "trained_on.txt"
-        if not record.is_file() or record.read_text().strip() != self.split_fingerprint():
+        if not record.is_file() or record.read_text().strip() != split:
             self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
 
-    def _train_tokenizer(self) -> PreTrainedTokenizerFast:
-        from babyllama.tokenization import train_tokenizer
-
-        words = 0
-
-        def texts() -> Iterator[str]:
-            nonlocal words
-            for document in self._kept_documents():
-                words += len(document.text.split())
-                yield document.text
-
-        wanted = self.data.vocab_size
-        tokenizer = train_tokenizer(texts(), wanted)
-        if words == 0:
+    def _train_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
+        text = self._corpus_text(cache, split)
+        if not text.train.total("words", TRAIN):
             raise DataError(f"data.train_path: {self.data.train_path}: no text in it (empty, or only white space)")
-        carried = max(260, min(wanted, words // WORDS_PER_TOKEN))
-        if carried < min(wanted, len(tokenizer)):
-            tokenizer = train_tokenizer((d.text for d in self._kept_documents()), carried)
-        if len(tokenizer) < wanted:
-            self.notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {wanted:,}: {words:,} words carry no more")
+        tokenizer, notes = train_on(text, self.data.vocab_size)
+        self.notes += notes
         return tokenizer
 
     def prepare(self) -> PreparedData:
@@ -272,8 +318,8 @@ class DataProcessor:
         started = time.perf_counter()
         cache = self.cache_dir()
         split = self.split_fingerprint()
-        with _cache_lock(cache, split):
-            tokenizer = self.train_or_load_tokenizer(cache)
+        with cache_lock(cache, split), clearing_up(cache, split):
+            tokenizer = self.train_or_load_tokenizer(cache, split)
             fingerprint = content_key(split, tokenizer_fingerprint(tokenizer))
             folder = cache / "tokens" / fingerprint
             meta = read_sealed(folder)
@@ -281,7 +327,7 @@ class DataProcessor:
             if meta is None:
                 if folder.exists():
                     self.notes.append(f"cache: {folder} was damaged or incomplete, built anew")
-                meta = self._build(folder, tokenizer)
+                meta = self._build(cache, split, folder, tokenizer)
         train, valid = open_split(folder, "train"), open_split(folder, "valid")
         self._check_sizes(train, valid)
         return PreparedData(
@@ -298,14 +344,17 @@ class DataProcessor:
             seconds=time.perf_counter() - started,
         )
 
-    def _build(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-        with _Building(folder) as temporary:
-            write_split(temporary, "train", self._kept_documents(), tokenizer)
-            self._kept = None
-            write_split(temporary, "valid", self.held_out_documents(), tokenizer)
+    def _build(self, cache: Path, split: str, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        text = self._corpus_text(cache, split)
+        pieces = unfinished(cache, split) / "pieces" / folder.name
+        size = sum(selection.shards.total("bytes", selection.mark) for selection in text.selections())
+        with Building(folder) as temporary:
+            with transfer("tokenizing", size) as seen:
+                build_splits(temporary, pieces, text.selections(), tokenizer, text.processes, seen)
             self._check_sizes(open_split(temporary, "train"), open_split(temporary, "valid"))
-            meta = {"rules": dict(self.rules)}
-            seal(temporary, meta)
+            meta = seal(temporary, {"rules": text.rules})
+        remember_large(folder, meta)
+        self._text = None
         return meta
 
     def _check_sizes(self, train: TokenSplit, valid: TokenSplit) -> None:
@@ -352,27 +401,16 @@ class DataProcessor:
         return DatasetDict({name: self._as_dataset(split, data.tokenizer) for name, split in splits.items()})
 
     def _as_dataset(self, split: TokenSplit, tokenizer: PreTrainedTokenizerFast) -> Dataset:
-        from datasets import Dataset, Features, Sequence, Value
+        from babyllama.packing import as_dataset
 
-        from babyllama.packing import PackedDataset
-
-        packed = PackedDataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
-        features = Features({name: Sequence(Value("int32")) for name in ("input_ids", "labels")})
-
-        def rows() -> Iterator[dict[str, Any]]:
-            for start in range(0, len(packed), 1024):
-                batch = packed.__getitems__(list(range(start, min(start + 1024, len(packed)))))
-                ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
-                yield from ({"input_ids": i, "labels": j} for i, j in zip(ids, labels, strict=True))
-
-        return Dataset.from_list(list(rows()), features=features)
+        return as_dataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
 
 
 def _cleaner_names(cleaners: dict[str, Any]) -> list[str]:
     return sorted(f"{name}:{getattr(cleaner, '__qualname__', cleaner)}" for name, cleaner in cleaners.items())
 
 
-def _content(path: str, split: str, data: DataConfig) -> list[Any]:
+def _content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
     """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
     if path == "synthetic":
         from babyllama.synthetic import SYNTHETIC_VERSION
@@ -380,43 +418,11 @@ def _content(path: str, split: str, data: DataConfig) -> list[Any]:
         return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
     if path.startswith("hf:"):
         return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
-    key = "data.train_path" if split == "train" else "data.eval_path"
-    return [(file.name, _file_hash(file)) for file in sources.find_files(path, split, key)]
+    return [(f.name, file_hash(f, cache / "hashes")) for f in sources.find_files(path, split, _key(split))]
 
 
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-class _Building:
-    """A temporary folder beside `target` that takes its name when the block ends well."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.temporary = target.with_name(f".{target.name}.building")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        return self.temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            publish(self.temporary, self.target)
-        else:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-
-
-def _cache_lock(cache: Path, key: str) -> Any:
-    """Two processes that prepare the same text: the second waits and finds it done."""
-    from filelock import FileLock
-
-    try:
-        (cache / "locks").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"data.cache_dir: {cache} cannot be written: {error}. Set data.cache_dir.") from error
-    return FileLock(str(cache / "locks" / f"{key[:32]}.lock"))
+def _key(split: str) -> str:
+    return "data.train_path" if split == "train" else "data.eval_path"
 
 
 def raw_documents(paths: Sequence[str]) -> list[Document]:
@@ -441,8 +447,9 @@ def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, 
     for file in sources.find_files(path, "train" if split == "train" else "eval", "path"):
         wanted = domains is None or domain_of(file) in domains
         processor = DataProcessor(DataConfig(clean=wanted, speaker_labels=speaker_labels if wanted else "keep"))
-        documents = list(processor._file_documents(file))
-        target = output / f"{domain_of(file)}.{split}"
-        write_text_atomic(target, "".join(d.text + "\n<|endoftext|>\n" for d in documents))
-        words = sum(len(d.text.split()) for d in documents)
-        yield f"{target}: {len(documents):,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"
+        target, count, words = output / f"{domain_of(file)}.{split}", 0, 0
+        with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            for document in processor._cleaned(processor._read_file(file)):
+                handle.write(document.text + "\n<|endoftext|>\n")
+                count, words = count + 1, words + len(document.text.split())
+        yield f"{target}: {count:,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LINE_SECONDS = 10.0  # between two lines about the same long work, where there is no terminal
 
 
 def is_main_process() -> bool:
@@ -56,3 +60,49 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)  # type: ignore[arg-type]
     yield from track(iterable, description, total=total, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def transfer(description: str, total_bytes: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far work on many bytes has come: a bar on a terminal, elsewhere a line every ten seconds.
+
+    Args:
+        description: What is being done.
+        total_bytes: Of all the work; None where that is not known (no time left is shown then).
+
+    Yields:
+        A function to be told how many bytes were done since it was last called.
+    """
+    if not is_main_process():
+        yield lambda count: None
+    elif not sys.stderr.isatty():
+        yield _lines(description, total_bytes)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as Speed
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(description, total=total_bytes)
+            yield lambda count: bar.advance(task, count)
+
+
+def _lines(description: str, total_bytes: int | None) -> Callable[[int], None]:
+    started = last = time.monotonic()
+    done = 0
+
+    def seen(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last < LINE_SECONDS:
+            return
+        last, rate = now, done / (now - started)
+        known = total_bytes is not None and done <= total_bytes
+        left = round((total_bytes - done) / rate) if known else 0  # type: ignore[operator]
+        of = f" of {total_bytes / 1e6:,.0f}" if known else ""  # type: ignore[operator]
+        time_left = f", {left // 60} min {left % 60} s left" if known else ""
+        say(f"{description}: {done / 1e6:,.0f}{of} MB, {rate / 1e6:.1f} MB/s{time_left}")
+
+    return seen

@@ -26,7 +26,7 @@ def checkpoint_bytes(num_parameters: int) -> int:
     return num_parameters * 12
 
 
-def check_space(path: Path, needed: int, what: str) -> None:
+def check_space(path: Path, needed: int, what: str, way_out: str = "choose another --output-dir") -> None:
     """Refuse to start what cannot end.
 
     Raises:
@@ -36,7 +36,7 @@ def check_space(path: Path, needed: int, what: str) -> None:
     if free < needed + RESERVE:
         raise DiskError(
             f"{path}: {human_bytes(needed)} needed for {what}, {human_bytes(free)} free. "
-            "Free some space, or choose another --output-dir."
+            f"Free some space, or {way_out}."
         )
 
 

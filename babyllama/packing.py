@@ -13,6 +13,9 @@ up a training (`python -m tests.speed.data_speed`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -106,3 +109,23 @@ def collate_packed(batch: dict[str, Tensor] | list[dict[str, Tensor]]) -> dict[s
     if isinstance(batch, dict):
         return batch
     return {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
+
+
+def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[Any]:
+    """The chunks of a split, documents in order and cut points fixed, as a `datasets.Dataset`.
+
+    All of them are held in memory: for a loop of your own on a corpus that allows it.
+    """
+    from datasets import Dataset as HubDataset
+    from datasets import Features, Sequence, Value
+
+    packed = PackedDataset(split, seq_length, pad_id=pad_id)
+    features = Features({name: Sequence(Value("int32")) for name in ("input_ids", "labels")})
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(packed), 1024):
+            batch = packed.__getitems__(list(range(start, min(start + 1024, len(packed)))))
+            ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
+            yield from ({"input_ids": i, "labels": j} for i, j in zip(ids, labels, strict=True))
+
+    return HubDataset.from_list(list(rows()), features=features)

@@ -65,7 +65,7 @@ class DataConfig(Section):
     max_words: Optional(Annotated[int, Field(ge=1)]) = None
     """Use only the first documents, up to about this many words, for a bounded first try."""
     num_proc: Optional(Annotated[int, Field(ge=1)]) = None
-    """Accepted from older configs and without effect: tokenizing uses all cores, cleaning is one process."""
+    """Processes that clean and tokenize; unset: one a core (one in all on systems other than Linux)."""
     cache_dir: Optional(str) = None
     """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
     encoding_errors: Literal["strict", "replace"] = "strict"

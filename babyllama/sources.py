@@ -62,6 +62,16 @@ def find_files(path: str, split: str, key: str = "data.train_path") -> list[Path
     raise DataError(f"{key}: {path}: {_why_missing(place)}")
 
 
+def total_bytes(path: str, split: str) -> int | None:
+    """Bytes of text in a path's files; None where that is not their size (compressed, Parquet, no files at all)."""
+    if path == "synthetic" or path.startswith("hf:"):
+        return None
+    files = find_files(path, split)
+    if any(file.suffix in {".gz", ".parquet"} for file in files):
+        return None
+    return sum(file.stat().st_size for file in files)
+
+
 def _why_missing(place: Path) -> str:
     if place.is_symlink():
         return "a link that leads nowhere"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from babyllama.documents import Document
 from babyllama.errors import DataError
 
 HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
+HELD_OUT_BYTES = 20_000_000  # reached at 400 MB: more would be kept in memory and scored, and tell no more
 
 
 def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
@@ -30,20 +33,52 @@ def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Docu
         place = generator.randrange(period) if runs else generator.randrange(len(pending))
         yield from _mark(pending, place)
     elif pending:
-        yield from _parted(pending[0], share)
+        kept, held = part_document(pending[0], share)
+        yield kept, False
+        yield held, True
+
+
+def held_out_places(count: int, share: float) -> np.ndarray:
+    """(count,) bool: which of `count` documents `hold_out` marks, without the documents; none or at least two."""
+    period = max(2, round(1 / share))
+    generator = random.Random(HOLDOUT_SEED)
+    held = np.zeros(count, dtype=bool)
+    if not count:
+        return held
+    runs = count // period
+    for run in range(runs):
+        held[run * period + generator.randrange(period)] = True
+    place = generator.randrange(period) if runs else generator.randrange(count)
+    if runs * period + place < count:
+        held[runs * period + place] = True
+    return held
+
+
+def bounded_share(share: float, total_bytes: int) -> float:
+    """The share to hold out of files of so many bytes: `share`, less where that were more than HELD_OUT_BYTES.
+
+    >>> bounded_share(0.05, 100_000_000), bounded_share(0.05, 2_000_000_000)
+    (0.05, 0.01)
+    """
+    return share if share * total_bytes <= HELD_OUT_BYTES else HELD_OUT_BYTES / total_bytes
 
 
 def _mark(documents: list[Document], place: int) -> Iterator[tuple[Document, bool]]:
     return ((document, number == place) for number, document in enumerate(documents))
 
 
-def _parted(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
+def part_document(document: Document, share: float) -> tuple[Document, Document]:
+    """One document as two, parted at a line (else a space) so that about `share` of it is held out.
+
+    Raises:
+        DataError: There is neither.
+    """
     cut = document.text.rfind("\n", 0, int(len(document.text) * (1 - share)))
     cut = cut if cut > 0 else document.text.rfind(" ", 0, int(len(document.text) * (1 - share)))
     if cut <= 0:
         raise DataError(f"{document.source}: one document of one word: nothing can be held out. Give data.eval_path.")
-    yield Document(document.text[:cut], document.domain, document.source), False
-    yield Document(document.text[cut + 1 :], document.domain, document.source), True
+    first, second = document.text[:cut], document.text[cut + 1 :]
+    return Document(first, document.domain, document.source), Document(second, document.domain, document.source)
 
 
 def at_most_words(documents: Iterable[Document], max_words: int | None) -> Iterator[Document]:

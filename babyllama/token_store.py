@@ -14,8 +14,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from babyllama.documents import Document
+from babyllama.file_stamps import LARGE_BYTES, are_as_remembered, remember, wait_until_settled
 from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
+from babyllama.word_pieces import DocumentEncoder
 
 STORE_VERSION = 1
-BATCH_CHARACTERS = 2_000_000  # text encoded at a time: enough for all cores, small beside a corpus
+CHECKED = "checked.json"
 
 
 @dataclass(frozen=True)
@@ -55,40 +56,6 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(repr((STORE_VERSION, *parts)).encode()).hexdigest()[:32]
 
 
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:
-    """The smallest unsigned type that holds every id."""
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch, size = [], 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _encoded_ahead(
-    documents: Iterable[Document], encode: Callable[[list[str]], list[list[int]]]
-) -> Iterator[tuple[list[Document], list[list[int]]]]:
-    """Batches with their ids; a batch is encoded (in the tokenizer's own threads) while the next is read and cleaned
-    and the one before is written.
-    """
-    with ThreadPoolExecutor(1) as worker:
-        waiting: tuple[list[Document], Future[list[list[int]]]] | None = None
-        for batch in _batches(documents):
-            job = worker.submit(encode, [document.text for document in batch])
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = batch, job
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-
-
 def write_split(folder: Path, name: str, documents: Iterable[Document], tokenizer: Any) -> None:
     """Tokenize documents and append them to a split's files.
 
@@ -98,29 +65,40 @@ def write_split(folder: Path, name: str, documents: Iterable[Document], tokenize
         documents: In the order they are stored.
         tokenizer: Gives ids, BOS and EOS.
     """
-    from babyllama.tokenization import encode_documents
-
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    bos, eos = (eos if bos is None else bos), (bos if eos is None else eos)
-    dtype = token_dtype(len(tokenizer))
-    lengths, sizes, words, ids, domains = [], [], [], [], {}
+    encoder = DocumentEncoder(tokenizer)
+    sizes, words, lengths, domains = [], [], [], []
     with (folder / f"{name}.tokens").open("wb") as handle:
-        for batch, encoded in _encoded_ahead(documents, lambda texts: encode_documents(tokenizer, texts)):
-            for document, tokens in zip(batch, encoded, strict=True):
-                handle.write(np.array([bos, *tokens, eos], dtype=dtype).tobytes())
-                lengths.append(len(tokens) + 2)
-                sizes.append(len(document.text.encode()))
-                words.append(len(document.text.split()))
-                ids.append(domains.setdefault(document.domain, len(domains)))
-    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        for document in documents:
+            (stored,) = encoder.encode([document.text])
+            handle.write(stored)
+            lengths.append(len(stored) // encoder.itemsize)
+            sizes.append(len(document.text.encode()))
+            words.append(len(document.text.split()))
+            domains.append(document.domain)
+    write_index(folder, name, encoder.itemsize, lengths=lengths, sizes=sizes, words=words, domains=domains)
+
+
+def write_index(
+    folder: Path,
+    name: str,
+    itemsize: int,
+    *,
+    lengths: Sequence[int] | np.ndarray,
+    sizes: Sequence[int] | np.ndarray,
+    words: Sequence[int] | np.ndarray,
+    domains: Sequence[str],
+) -> None:
+    """Write a split's index from what is known of each of its D documents; domains are numbered as they appear."""
+    numbers: dict[str, int] = {}
+    ids = [numbers.setdefault(domain, len(numbers)) for domain in domains]
     np.savez(
         folder / f"{name}.npz",
-        starts=starts,
-        bytes=np.array(sizes, dtype=np.int64),
-        words=np.array(words, dtype=np.int64),
+        starts=np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64),
+        bytes=np.asarray(sizes, dtype=np.int64),
+        words=np.asarray(words, dtype=np.int64),
         domain_ids=np.array(ids, dtype=np.int32),
-        domains=np.array(list(domains), dtype=np.str_),
-        itemsize=np.dtype(dtype).itemsize,
+        domains=np.array(list(numbers), dtype=np.str_),
+        itemsize=itemsize,
     )
 
 
@@ -144,27 +122,45 @@ def checksum(path: Path) -> int:
     return value
 
 
-def seal(folder: Path, meta: dict[str, Any]) -> None:
-    """Flush every file and write store.json with their sizes and checksums."""
+def seal(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Flush every file and write store.json, which is returned, with their sizes and checksums."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         fsync_file(path)
     listed = {str(p.relative_to(folder)): {"size": p.stat().st_size, "crc32": checksum(p)} for p in files}
-    write_json(folder / "store.json", {"version": STORE_VERSION, "files": listed, **meta})
+    sealed = {"version": STORE_VERSION, "files": listed, **meta}
+    write_json(folder / "store.json", sealed)
     fsync_folder(folder)
+    return sealed
 
 
 def read_sealed(folder: Path) -> dict[str, Any] | None:
-    """store.json of a folder that is whole, None where it is absent or damaged."""
+    """store.json of a folder that is whole, None where it is absent or damaged.
+
+    Sizes are looked at always. Content is read and compared with its checksum the first time, and again when a file
+    has changed since by its size, inode or times (`file_stamps`): so a start from 1 GB of tokens does not read them.
+    """
     try:
         meta = read_json(folder / "store.json")
+        files = meta["files"]
         whole = meta["version"] == STORE_VERSION and all(
-            (folder / name).stat().st_size == facts["size"] and checksum(folder / name) == facts["crc32"]
-            for name, facts in meta["files"].items()
+            (folder / name).stat().st_size == facts["size"] for name, facts in files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        if whole and not are_as_remembered(folder / CHECKED, folder, list(files)):
+            whole = all(checksum(folder / name) == facts["crc32"] for name, facts in files.items())
+            if whole:
+                remember(folder / CHECKED, folder, list(files))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta if whole else None
+
+
+def remember_large(folder: Path, meta: dict[str, Any]) -> None:
+    """Record a large folder that was just sealed as checked, so that the first start from it need not read it all."""
+    names = list(meta["files"])
+    if sum(facts["size"] for facts in meta["files"].values()) >= LARGE_BYTES:
+        wait_until_settled([folder / name for name in names])
+        remember(folder / CHECKED, folder, names)
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -173,3 +169,22 @@ def publish(temporary: Path, target: Path) -> None:
         shutil.rmtree(target)
     os.replace(temporary, target)
     fsync_folder(target.parent)
+
+
+class Building:
+    """A temporary folder beside `target` that takes its name when the block ends well."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.temporary = target.with_name(f".{target.name}.building")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: Any) -> None:
+        if kind is None:
+            publish(self.temporary, self.target)
+        else:
+            shutil.rmtree(self.temporary, ignore_errors=True)

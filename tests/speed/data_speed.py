@@ -1,10 +1,14 @@
-"""How fast text is prepared and chunks are loaded.
+"""How fast text is prepared and chunks are loaded, and in how much memory.
 
     python -m tests.speed.data_speed data/babylm_like
+    python -m tests.speed.data_speed --make 2000 /tmp/large/text.train      # a synthetic text of 2 GB
+    python -m tests.speed.data_speed /tmp/large/text.train --rounds 1 --only-prepare
 
-Prepares the text three times into a fresh cache (read, clean, train the tokenizer, tokenize, write), once more from
-the cache, then draws an epoch of training batches; prints MB/s, seconds and tokens/s, and where the time goes.
-`--stock` also tokenizes it the usual way, `datasets.map` in two processes.
+Prepares the text three times into a fresh cache (read, clean, train the tokenizer, tokenize, write), starts once more
+from the cache (in a process of its own, with what that read from the disk), then draws an epoch of training batches;
+prints MB/s, seconds, tokens/s, where the time goes, and the peak memory of all processes. `--only-prepare` leaves out
+the epoch and the parts, which read a large text again. `--stock` also tokenizes it the usual way, `datasets.map` in two
+processes.
 """
 
 from __future__ import annotations
@@ -12,11 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.speed.make_text import write_text
+from tests.speed.memory_watch import MemoryWatch
 
 
 def parts(path: str) -> dict[str, float]:
@@ -34,13 +42,13 @@ def parts(path: str) -> dict[str, float]:
     return {"clean": cleaned - started, "train": trained - cleaned, "tokenize": time.perf_counter() - trained}
 
 
-def prepare(path: str, cache: Path) -> tuple[float, Any]:
+def prepare(path: str, cache: Path, num_proc: int | None = None) -> tuple[float, Any]:
     """Seconds of one whole preparation, and what came out."""
     from babyllama.schema import DataConfig
     from data_utils import DataProcessor
 
     started = time.perf_counter()
-    data = DataProcessor(DataConfig(train_path=path, cache_dir=str(cache))).prepare()
+    data = DataProcessor(DataConfig(train_path=path, cache_dir=str(cache), num_proc=num_proc)).prepare()
     return time.perf_counter() - started, data
 
 
@@ -82,31 +90,76 @@ def stock(path: str, tokenizer: Any) -> float:
         return time.perf_counter() - started
 
 
+START = """
+import json, sys, time
+started = time.perf_counter()
+from babyllama.packing import PackedDataset
+from babyllama.schema import DataConfig
+from data_utils import DataProcessor
+imported = time.perf_counter()
+def read_bytes():
+    return int(next(line for line in open("/proc/self/io") if line.startswith("rchar")).split()[1])
+before = read_bytes()
+data = DataProcessor(DataConfig(train_path=sys.argv[1], cache_dir=sys.argv[2])).prepare()
+prepared = time.perf_counter()
+packed = PackedDataset(data.train, 128, pad_id=0, seed=0, shuffle=True)
+packed.__getitems__(list(range(32)))
+print(json.dumps({"from_cache": data.from_cache, "seconds": prepared - imported,
+    "seconds_to_first_batch": time.perf_counter() - imported, "seconds_of_imports": imported - started,
+    "megabytes_read": (read_bytes() - before) / 1e6, "megabytes_of_tokens": data.train.tokens.nbytes / 1e6}))
+"""
+
+
+def second_start(path: str, cache: Path) -> dict[str, Any]:
+    """A start from the cache in a new process: seconds, and megabytes read in all (a library's code among them)."""
+    made = subprocess.run([sys.executable, "-c", START, path, str(cache)], capture_output=True, text=True, check=True)
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    place = Path(args.path)
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    seconds = []
+    with tempfile.TemporaryDirectory(dir=args.cache) as name, MemoryWatch() as memory:
+        for number in range(args.rounds):
+            spent, data = prepare(args.path, Path(name) / str(number), args.num_proc)
+            seconds.append(spent)
+        found = {
+            "megabytes": size,
+            "tokens": len(data.train.tokens),
+            "prepare_seconds": statistics.median(seconds),
+            "prepare_megabytes_per_second": size / statistics.median(seconds),
+            "peak_resident_megabytes": memory.resident,
+            "peak_proportional_megabytes": memory.proportional,
+            "second_start": second_start(args.path, Path(name) / str(args.rounds - 1)),
+            "notes": data.notes,
+        }
+        if not args.only_prepare:
+            found["loader_tokens_per_second"] = loader_rate(data)
+            found["seconds_of_the_parts_alone"] = parts(args.path)
+        if args.stock:
+            found["stock_seconds"] = stock(args.path, data.tokenizer)
+    return found
+
+
 def main() -> int:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num-proc", type=int)
+    parser.add_argument("--cache", help="where the temporary cache goes (default: the system's temporary folder)")
+    parser.add_argument("--only-prepare", action="store_true")
     parser.add_argument("--stock", action="store_true")
+    parser.add_argument("--make", type=int, metavar="MB", help="write a synthetic text of MB megabytes to path")
     args = parser.parse_args()
-    size = sum(file.stat().st_size for file in Path(args.path).rglob("*") if file.is_file()) / 1e6
-    seconds = []
-    with tempfile.TemporaryDirectory() as name:
-        for number in range(args.rounds):
-            spent, data = prepare(args.path, Path(name) / str(number))
-            seconds.append(spent)
-        again, data = prepare(args.path, Path(name) / str(args.rounds - 1))
-        found = {
-            "megabytes": size,
-            "prepare_seconds": statistics.median(seconds),
-            "prepare_megabytes_per_second": size / statistics.median(seconds),
-            "second_start_seconds": again,
-            "loader_tokens_per_second": loader_rate(data),
-            "seconds_of_the_parts_alone": parts(args.path),
-        }
-        if args.stock:
-            found["stock_seconds"] = stock(args.path, data.tokenizer)
-    print(json.dumps(found, indent=2))
+    if args.make:
+        Path(args.path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(args.path), args.make)
+        return 0
+    print(json.dumps(measure(args), indent=2))
     return 0
 
 

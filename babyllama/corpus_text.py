@@ -1,0 +1,235 @@
+"""A corpus's two splits as shards of cleaned text: made once, found again after a kill, held-out documents kept.
+
+Between reading and tokenizing, the text lies in `<cache>/texts/<key>/`, named after the files' content, cleaners and
+split, until its tokens are complete. It is what a data set that is streamed from the hub is spooled to, so that it is
+streamed once. The held-out documents stay for good (`<cache>/held_out/<key>/`, at most 20 MB of a text that holds some
+out by itself): scoring a run needs them, and neither reads nor cleans the corpus again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from babyllama.console import transfer
+from babyllama.documents import Document
+from babyllama.errors import ConfigError
+from babyllama.splits import held_out_places, part_document
+from babyllama.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, TextShards
+from babyllama.token_build import Selection
+from babyllama.token_store import Building, content_key, read_sealed, seal
+from babyllama.workers import WorkerLost, give_back_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
+SAMPLE_BYTES = 300_000_000  # of text that a tokenizer is trained on; more is sampled evenly
+
+
+@dataclass
+class Source:
+    """One stream of documents.
+
+    Attributes:
+        documents: Begins the stream: documents in order, each with whether to clean it.
+        rules: Filled while it is read: domain -> rule.
+        total_bytes: Of its files, None where that is not known before.
+        repeatable: It is certainly the same when it is read again.
+    """
+
+    documents: Callable[[], Iterable[tuple[Document, bool]]]
+    rules: dict[str, str] = field(default_factory=dict)
+    total_bytes: int | None = None
+    repeatable: bool = True
+
+
+class CorpusText:
+    """Both splits' documents in shards.
+
+    Args:
+        folder: Where the shards are, named after the text's content.
+        clean: `clean(text, domain)`.
+        processes: That clean.
+    """
+
+    def __init__(self, folder: Path, clean: Callable[[str, str], str], processes: int) -> None:
+        self.folder = folder
+        self.clean = clean
+        self.processes = processes
+        self.train = TextShards(folder / "train")
+        self.valid = self.train
+
+    def collect(self, train: Source, valid: Source | None, *, share: float, max_words: int | None) -> None:
+        """Read and clean what is not there yet, and mark every document.
+
+        Args:
+            train: The training text.
+            valid: The held-out text; None: `share` of the training text's documents are held out.
+            share: See `splits.hold_out`.
+            max_words: See `splits.at_most_words`.
+        """
+        self._fill(self.train, train, max_words if valid is not None else None)
+        if valid is None:
+            self._hold_out(share, max_words)
+            return
+        self.train.mark(_first_words(self.train.words, np.ones(len(self.train.words), dtype=bool), max_words))
+        self.valid = TextShards(self.folder / "valid")
+        self._fill(self.valid, valid, None)
+        self.valid.mark(np.full(len(self.valid.words), HELD, dtype=np.uint8))
+
+    def _fill(self, shards: TextShards, source: Source, max_words: int | None) -> None:
+        if shards.complete():
+            return
+        with transfer("reading and cleaning", source.total_bytes) as seen:
+            shards.fill(
+                source.documents(),
+                self.clean,
+                processes=self.processes,
+                trusted=source.repeatable,
+                max_words=max_words,
+                seen=seen,
+            )
+        shards.finish(source.rules)
+
+    def _hold_out(self, share: float, max_words: int | None) -> None:
+        if len(self.train.words) == 1:
+            self._part(share)
+            return
+        held = held_out_places(len(self.train.words), share)
+        marks = _first_words(self.train.words, ~held, max_words)
+        marks[held] = HELD
+        self.train.mark(marks)
+
+    def _part(self, share: float) -> None:
+        """A corpus of one document becomes two."""
+        (whole,) = self.train.everything()
+        rules = self.train.rules
+        self.train = self.valid = TextShards(self.folder / "parted")
+        self.train.write(part_document(whole, share), rules)
+        self.train.mark(np.array([TRAIN, HELD][: len(self.train.words)], dtype=np.uint8))
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Domain -> rule by which documents were told apart."""
+        return {**self.train.rules, **self.valid.rules}
+
+    def selections(self) -> list[Selection]:
+        """The documents of `train` and `valid`."""
+        return [Selection("train", self.train, TRAIN), Selection("valid", self.valid, HELD)]
+
+    def training_texts(self, every: int, seen: Callable[[int], None]) -> Iterator[str]:
+        """One of `every` training documents, evenly spread over the corpus, in order.
+
+        Args:
+            every: 1: all.
+            seen: Told the bytes of each shard's.
+        """
+        passed = 0
+        for number, wanted in self.train.marked(TRAIN):
+            count = np.cumsum(wanted) - 1 + passed
+            passed += int(wanted.sum())
+            chosen = wanted & (count % every == 0)
+            yield from (document.text for document in self.train.documents(number, chosen))
+            seen(int(self.train.indexes[number].bytes[chosen].sum()))
+
+    def held_out(self) -> Iterator[Document]:
+        """The held-out documents in order."""
+        for number, wanted in self.valid.marked(HELD):
+            yield from self.valid.documents(number, wanted)
+
+
+def _first_words(words: np.ndarray, candidates: np.ndarray, max_words: int | None) -> np.ndarray:
+    """TRAIN for the candidates (D,) bool that come before the bound is reached, else UNUSED."""
+    before = np.cumsum(words * candidates) - words * candidates
+    reached = np.zeros(len(words), dtype=bool) if max_words is None else before >= max_words
+    return np.where(candidates & ~reached, TRAIN, UNUSED).astype(np.uint8)
+
+
+def train_on(text: CorpusText, vocab_size: int) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """A tokenizer of at most `vocab_size` tokens trained on a corpus's training documents, and lines for the user."""
+    from babyllama.tokenization import train_tokenizer
+
+    words, size = (text.train.total(what, TRAIN) for what in ("words", "bytes"))
+    every, notes = sample_step(size), []
+    if every > 1:
+        notes.append(f"tokenizer: trained on one of {every} documents, {size / every / 1e6:,.0f} MB of text")
+    carried = max(260, min(vocab_size, words // WORDS_PER_TOKEN))
+    with transfer("training the tokenizer", size // every) as seen:
+        tokenizer = train_tokenizer(text.training_texts(every, seen), carried)
+    give_back_memory()
+    if len(tokenizer) < vocab_size:
+        notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {vocab_size:,}: {words:,} words carry no more")
+    return tokenizer, notes
+
+
+def sample_step(total_bytes: int) -> int:
+    """Of how many documents one is taken to train a tokenizer on text of this size.
+
+    >>> sample_step(300_000_000), sample_step(300_000_001), sample_step(2_000_000_000)
+    (1, 2, 7)
+    """
+    return max(1, -(-total_bytes // SAMPLE_BYTES))
+
+
+def held_out_folder(cache: Path, split_fingerprint: str) -> Path:
+    """Where the held-out documents of a text are kept."""
+    return cache / "held_out" / content_key(split_fingerprint)
+
+
+def keep_held_out(folder: Path, documents: Iterable[Document], rules: dict[str, str]) -> None:
+    """Write held-out documents where `kept_held_out` finds them."""
+    with Building(folder) as temporary:
+        TextShards(temporary).write(documents, rules)
+        seal(temporary, {})
+
+
+def kept_held_out(folder: Path) -> tuple[list[Document], dict[str, str]] | None:
+    """Held-out documents and rules, None where they were not kept or are damaged."""
+    shards = TextShards(folder)
+    if read_sealed(folder) is None or not shards.complete():
+        return None
+    return list(shards.everything()), shards.rules
+
+
+def unfinished(cache: Path, split_fingerprint: str) -> Path:
+    """Where the parts of a text's preparation wait for the rest, also after a kill."""
+    return cache / "unfinished" / content_key(split_fingerprint, SHARD_CHARACTERS)
+
+
+@contextmanager
+def clearing_up(cache: Path, split_fingerprint: str) -> Iterator[None]:
+    """Remove the text's unfinished parts when all is done or the text cannot be used.
+
+    They stay where the work was broken off (a kill, Ctrl-C, a lost worker): the next start goes on from them.
+    """
+    folder = unfinished(cache, split_fingerprint)
+    try:
+        yield
+    except WorkerLost:
+        raise
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_lock(cache: Path, key: str) -> Any:
+    """Two processes that prepare the same text: the second waits and finds it done.
+
+    Raises:
+        ConfigError: The cache cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        (cache / "locks").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data.cache_dir: {cache} cannot be written: {error}. Set data.cache_dir.") from error
+    return FileLock(str(cache / "locks" / f"{key[:32]}.lock"))
