@@ -41,7 +41,7 @@ from babyllama.corpus_text import (
     unfinished,
 )
 from babyllama.disk import check_space
-from babyllama.documents import DIALOGUES, Document
+from babyllama.documents import DIALOGUES, Document, explain_rule
 from babyllama.errors import DataError
 from babyllama.file_stamps import file_hash
 from babyllama.jsonio import atomic_path, write_text_atomic
@@ -338,7 +338,10 @@ class DataProcessor:
             split_fingerprint=split,
             rules=meta["rules"],
             cache_dir=folder,
-            notes=[*self.notes, *(f"documents of {domain}: {rule}" for domain, rule in meta["rules"].items())],
+            notes=[
+                *self.notes,
+                *(f"documents of {domain}: {explain_rule(rule)}" for domain, rule in meta["rules"].items()),
+            ],
             source_nats=self._source_nats(),
             from_cache=from_cache,
             seconds=time.perf_counter() - started,
@@ -444,7 +447,8 @@ def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, 
     Yields:
         A line per file written.
     """
-    for file in sources.find_files(path, "train" if split == "train" else "eval", "path"):
+    flag = "--babylm-10m" if split == "train" else "--babylm-dev"
+    for file in sources.find_files(path, "train" if split == "train" else "eval", flag):
         wanted = domains is None or domain_of(file) in domains
         processor = DataProcessor(DataConfig(clean=wanted, speaker_labels=speaker_labels if wanted else "keep"))
         target, count, words = output / f"{domain_of(file)}.{split}", 0, 0

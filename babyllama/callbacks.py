@@ -253,7 +253,8 @@ class Terminal(TrainerCallback):
             )
         if "loss" not in entry:
             return
-        text = f"loss {entry['loss']:.4f}  {entry.get('tokens_per_second', 0):,.0f} tokens/s  "
+        speed = entry.get("tokens_per_second")  # absent while nothing but warming-up steps has been done
+        text = f"loss {entry['loss']:.4f}  " + (f"{speed:,.0f} tokens/s  " if speed else "")
         text += f"{human_count(entry['tokens'])} tokens"
         if self._bar is not None:
             self._bar.update(self._task, description=text)

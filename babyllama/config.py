@@ -124,7 +124,8 @@ def _read_file(path: Path) -> str:
         names = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"; did you mean {folder / near[0]}?" if near else "; python main.py presets lists the presets"
-        raise ConfigError(f"{path}: no such file{hint}")
+        what = "a folder, not a YAML file" if path.is_dir() else "no such file"
+        raise ConfigError(f"{path}: {what}{hint}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -337,6 +338,8 @@ def _cross_checks(config: Config, source: str) -> list[str]:
         problems.append(
             f"model.type: {m.type!r}: {hint}known: {', '.join(dict.fromkeys(TYPES.values()))}, or a plugin's"
         )
+    if m.name is not None and (m.name in {".", ".."} or any(c in m.name for c in "/\\")):
+        problems.append(f"model.name: {m.name!r} is the name of one folder: no / or \\; logging.output_dir says where")
     if m.n_head is not None:
         if m.hidden_size % m.n_head:
             divisors = [n for n in range(1, 65) if m.hidden_size % n == 0 and (m.hidden_size // n) % 2 == 0]

@@ -66,6 +66,21 @@ def document_rule(domain: str, lines: Iterable[str]) -> str:
     return "blocks" if blanks else "lines"
 
 
+RULES = {
+    "endoftext": "one ends at each <|endoftext|> line",
+    "titles": "one begins at each `= = = Title = = =` line",
+    "two blank": "two blank lines part them",
+    "blank": "a blank line parts them",
+    "blocks": f"blocks between blank lines, merged up to {MERGE_CHARACTERS:,} characters",
+    "lines": f"{LINES_PER_DOCUMENT} lines each, for there are no blank lines",
+}
+
+
+def explain_rule(rule: str) -> str:
+    """A rule as a sentence for the user; names that are not rules of text files stay as they are."""
+    return RULES.get(rule, rule)
+
+
 def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
     r"""Documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
 

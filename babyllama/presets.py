@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from babyllama.architectures import count_parameters
@@ -47,4 +48,4 @@ def presets_table() -> None:
     for p in presets():
         memory = human_bytes(p.memory_bytes)
         table.add_row(p.name, p.type, human_count(p.parameters), f"{p.tokens_per_step:,}", f"{p.epochs:g}", memory)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

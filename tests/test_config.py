@@ -50,6 +50,8 @@ BAD = [
     ),
     (GOOD + "training:\n  fp16: true\n  bf16: true\n", "training.fp16, training.bf16: both true; choose one"),
     (GOOD + "  max_position_embeddings: 64\n", "model.max_position_embeddings: 64 < data.seq_length 128"),
+    (GOOD + "  name: a/b\n", "model.name: 'a/b' is the name of one folder"),
+    (GOOD + "  name: ..\n", "model.name: '..' is the name of one folder"),
     ("- a\n- b\n", "expected sections (data, model, training, logging), found list"),
     ("model: [\n", "line 2, column 1"),
     (GOOD + "data:\n  encoding_errors: ignore\n", "data.encoding_errors: 'ignore': input should be 'strict' or"),
@@ -90,6 +92,11 @@ def test_a_bad_override_is_named(tmp_path: Path, override: str, message: str) ->
 def test_a_missing_file_names_the_nearest_preset() -> None:
     with pytest.raises(ConfigError, match=r"did you mean config/llama-10M\.yaml"):
         load_config("config/lama-10M.yaml")
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder, not a YAML file"):
+        load_config(tmp_path)
 
 
 def test_text_that_yaml_leaves_is_read_as_meant(tmp_path: Path) -> None:

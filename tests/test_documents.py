@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from babyllama import documents
 from babyllama.cleaners import DomainCleaners, clean_common, create_cleaner_registry, domain_of, remove_speaker_labels
 from babyllama.documents import LINES_PER_DOCUMENT, MERGE_CHARACTERS, document_rule, split_documents
 
@@ -21,6 +22,12 @@ RULES = [
 def test_each_rule(domain: str, text: str, rule: str, documents: list[str]) -> None:
     assert document_rule(domain, text.split("\n")[:-1]) == rule
     assert [part.rstrip("\n") for part in split_documents(text.rstrip("\n"), domain)] == documents
+
+
+def test_every_rule_is_explained_to_the_user() -> None:
+    assert set(documents.RULES) == set(documents._GROUPERS)
+    assert documents.explain_rule("titles") == "one begins at each `= = = Title = = =` line"
+    assert documents.explain_rule("as generated") == "as generated"
 
 
 def test_blocks_are_merged_up_to_the_bound() -> None:
