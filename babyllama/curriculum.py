@@ -73,8 +73,8 @@ class Pacing:
         >>> root = Pacing(100, "root", start=0.1, full_at=0.5)
         >>> [round(root.share(step), 4) for step in (1, 25, 50, 99)]  # sqrt(0.01 + 0.99 / 50) and so on
         [0.1726, 0.7106, 1.0, 1.0]
-        >>> [Pacing(8, "step", start=0.2, full_at=1, stages=2).share(step) for step in (1, 3, 4, 7, 8)]
-        [0.2, 0.2, 0.6, 0.6, 1.0]
+        >>> [Pacing(8, "step", start=0.5, full_at=1, stages=2).share(step) for step in (1, 3, 4, 7, 8)]
+        [0.5, 0.5, 0.75, 0.75, 1.0]
         """
         done = step / (self.full_at * self.total_steps)
         if done >= 1:
@@ -257,7 +257,7 @@ def curriculum_fingerprint(config: Config) -> dict[str, Any]:
     if config.curriculum is None:
         return {}
     found: dict[str, Any] = {f"curriculum.{key}": value for key, value in config.curriculum.model_dump().items()}
-    found["curriculum over"] = f"{config.training.num_epochs} epochs, max_steps {config.training.max_steps}"
+    found["length of the curriculum"] = f"{config.training.num_epochs:g} epochs, max_steps {config.training.max_steps}"
     if config.curriculum.model:
         from babyllama.score_cache import checkpoint_content
 

@@ -43,9 +43,13 @@ def score_milestones(
         raise CheckpointError(f"{run_dir}: no milestones (chck_*): train with --set training.save_words=[1M,2M]")
     rows: list[dict[str, Any]] = []
     header: dict[str, Any] = {}
+    documents: Any = None
     for folder, milestone in milestones:
         evaluator = evaluator_of(folder)
+        if documents is not None:  # the same text for all, read once
+            evaluator.documents = documents
         results = evaluator.run(tasks or _default_tasks(evaluator))
+        documents = vars(evaluator).get("documents")
         header = {key: results[key] for key in ("command", "created", "versions", "window", "stride", "eval_data")}
         found = {key: results[key] for key in FIGURES if key in results}
         if "minimal_pairs" in results:
@@ -82,7 +86,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.text import Text
 
     sets = list(rows[0].get("minimal_pairs", {}))
-    table = Table("milestone", "words", "step", "bits per byte", "perplexity", *map(Text, sets), title="milestones")
+    table = Table("milestone", "words", "step", "bits per byte", "perplexity", title="milestones")
+    for name in sets:
+        table.add_column(Text(name))
     for row in rows:
         bits, perplexity = row.get("bits_per_byte"), row.get("perplexity")
         cells = [f"{bits:.4f}" if bits else "-", f"{perplexity:,.2f}" if perplexity else "-"]
