@@ -146,8 +146,8 @@ class MilestoneSaver(TrainerCallback):
         folder = self.run_dir / f".{milestone.name}.writing"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
-        model.save_pretrained(folder)
+        # The default keeps the model's wrapper: without it, what is trained on would no longer be autocast.
+        self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_config(self.config, folder / "training_config.yaml")
         write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
