@@ -140,15 +140,14 @@ class ModelEvaluator:
     @cached_property
     def documents(self) -> list[Document]:
         """The documents that are scored: --eval-data raw, else the run's own held-out set."""
+        from babyllama.plugins import require_plugins
         from data_utils import DataProcessor, raw_documents
 
         if self.eval_data:
             return raw_documents(self.eval_data)
         if self.run_config is None:
             raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
-        from babyllama.plugins import load_plugins
-
-        load_plugins(self.run_config.plugins)
+        require_plugins(self.run_config.plugins, self.checkpoint)
         return DataProcessor(self.run_config.data).held_out_documents()
 
     def learned_embedded_corpus(self) -> bool:
@@ -394,6 +393,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, metavar="N", help="tokens seen at once; default: the trained length")
     parser.add_argument("--stride", type=int, metavar="N", help="overlap windows: new tokens per window")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
+    parser.add_argument("--milestones", action="store_true", help="score all chck_* of a run, by words seen")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", metavar="PATH", help="a folder, or a .json file; default: the checkpoint's folder")
@@ -412,12 +412,33 @@ def _batch_tokens(value: str, window: int) -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     args = build_parser().parse_args(argv)
-    from babyllama.generation import read_prompts
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
+    tasks = args.tasks.split(",") if args.tasks else None
+    if args.milestones:
+        from babyllama.milestone_scores import score_milestones
+
+        written = score_milestones(Path(args.checkpoint), partial(evaluator_of, args), tasks, args.output)
+        say(f"written: {written}, page: {written.parent / 'report.html'}")
+        return 0
+    evaluator = evaluator_of(args, args.checkpoint)
+    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
+    results = evaluator.run(tasks)
+    from babyllama.results_table import print_results
+
+    print_results(results)
+    written = evaluator.save(results, args.output)
+    say(f"written: {written}, page: {written.parent / 'report.html'}")
+    return 0
+
+
+def evaluator_of(args: argparse.Namespace, checkpoint: str | Path) -> ModelEvaluator:
+    """The evaluator of a checkpoint that the flags describe."""
+    from babyllama.generation import read_prompts
+
     evaluator = ModelEvaluator(
-        args.checkpoint,
+        checkpoint,
         args.device,
         eval_data=args.eval_data,
         minimal_pairs=args.minimal_pairs,
@@ -431,14 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen_pairs=args.screen_pairs,
     )
     evaluator.batch_tokens = _batch_tokens(args.batch_size, evaluator.window) or evaluator.batch_tokens
-    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
-    results = evaluator.run(args.tasks.split(",") if args.tasks else None)
-    from babyllama.results_table import print_results
-
-    print_results(results)
-    written = evaluator.save(results, args.output)
-    say(f"written: {written}, page: {written.parent / 'report.html'}")
-    return 0
+    return evaluator
 
 
 if __name__ == "__main__":

@@ -190,9 +190,13 @@ def _generate(argv: Sequence[str]) -> int:
     parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
     args = parser.parse_args(argv)
 
+    from babyllama.plugins import load_plugins
     from evaluate import ModelEvaluator
+
+    load_plugins(args.plugin)
 
     evaluator = ModelEvaluator(args.checkpoint, device=args.device)
     for number, prompt in enumerate(args.prompt or _typed_prompts()):

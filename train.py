@@ -143,6 +143,7 @@ def _speak_as_its_origin(config: Config) -> None:
 
 def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
+    from babyllama.curriculum import curriculum_fingerprint
     from babyllama.fingerprint import training_fingerprint
     from babyllama.plugins import plugin_hashes
     from babyllama.tokenization import tokenizer_fingerprint
@@ -153,7 +154,7 @@ def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
 
         plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
         found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
-    return {**found, "plugins": plugin_hashes(config.plugins)}
+    return {**found, **curriculum_fingerprint(config), "plugins": plugin_hashes(config.plugins)}
 
 
 def find_start(
@@ -242,13 +243,13 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
     from transformers import set_seed
 
     from babyllama.architectures import build_model, ignored_dropouts
-    from babyllama.plugins import ARCHITECTURES
+    from babyllama.plugins import ARCHITECTURES, build_own_model
 
     set_seed(config.training.seed)
     if config.model.init_from:
         return _from_checkpoint(config, tokenizer).train()
     if config.model.type in ARCHITECTURES:
-        return ARCHITECTURES[config.model.type](config, tokenizer).train()
+        return build_own_model(config.model.type, config, tokenizer).train()
     ignored = ignored_dropouts(config)
     if ignored:
         say(f"{', '.join(ignored)}: {config.model.type} has no such dropout, ignored")
@@ -301,13 +302,17 @@ def build_trainer(
         A Trainer that is ready for `.train()`.
     """
     from babyllama.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
+    from babyllama.curriculum import arrange
+    from babyllama.milestones import add_milestones
     from babyllama.plan import plan_run, training_arguments
+    from babyllama.plugins import own_callbacks
     from babyllama.trainer import BabyTrainer
 
     train_set, valid_set = packed_datasets(config, data)
     plan = plan_run(config, len(train_set), distributed.world_size())
     for note in plan.notes:
         say(note)
+    train_set = arrange(config, data, train_set, plan.total_steps, run_dir)
     _prepare_forward(model, runtime)
     sums = None
     if config.distillation:
@@ -332,18 +337,23 @@ def build_trainer(
     trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
     trainer.add_callback(trainer.best)
+    for callback in own_callbacks(config):
+        trainer.add_callback(callback)
+    add_milestones(trainer, config, data, run_dir, plan.total_steps)
     return trainer
 
 
 def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
     from babyllama import runtime as rt
-    from babyllama.loss import install_fused_loss, supports_fused_loss
+    from babyllama.loss import install_fused_loss
+    from babyllama.scoring import is_backbone_and_head
 
+    plain = is_backbone_and_head(model)
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation(runtime.attention)
     if runtime.compile == "layers":
         rt.compile_layers(model)
-    if supports_fused_loss(model):
+    if plain:
         install_fused_loss(model, compiled=runtime.compile == "layers")
 
 

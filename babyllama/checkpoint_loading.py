@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.errors import CheckpointError
+from babyllama.jsonio import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +31,37 @@ def _require(folder: Path) -> None:
         pickles = [path.name for path in folder.glob("*.bin")]
         why = f"only {', '.join(pickles)}, which may run code when loaded" if pickles else "no weights"
         raise CheckpointError(f"{folder}: {why}: model.safetensors is needed")
+
+
+def _require_architecture(folder: Path) -> None:
+    """A model class of a plugin's is known only where the user names the plugin: nothing in a folder is ever run.
+
+    Raises:
+        CheckpointError: transformers does not know the class; names the plugins of the run that made it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except (ValueError, AttributeError):
+        return  # a damaged config.json: the loader says so
+    if kind is None or kind in CONFIG_MAPPING:
+        return
+    named = " ".join(f"--plugin {path}" for path in plugins_of(folder)) or "--plugin FILE"
+    raise CheckpointError(
+        f"{folder}: its architecture {kind!r} comes from a plugin; a checkpoint never runs code by itself: "
+        f"read that file, then add {named}"
+    )
+
+
+def plugins_of(folder: Path) -> list[str]:
+    """Paths of the plugins that the run of a folder (or of the folder around it) was configured with; not loaded."""
+    from babyllama.config import load_config
+
+    for place in (folder, folder.parent):
+        if (place / "training_config.yaml").is_file():
+            return load_config(place / "training_config.yaml").plugins
+    return []
 
 
 def quiet_libraries() -> None:
@@ -58,6 +90,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
 
     folder = Path(folder).expanduser()
     _require(folder)
+    _require_architecture(folder)
     quiet_libraries()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(

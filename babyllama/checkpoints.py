@@ -44,6 +44,8 @@ RUN_FILES = (
     "README.md",
     "report.html",
     "wandb_id.txt",
+    "curriculum.json",
+    "milestone_results.json",
     "evaluation_results.json",
     "evaluation_items.jsonl.gz",
     "evaluation_plots.png",
@@ -203,8 +205,9 @@ def _remove(folder: Path) -> None:
 
 def clean_leftovers(run_dir: Path) -> None:
     """Remove what an interrupted removal or an interrupted write left. The run's lock is held: nobody else writes."""
-    for path in run_dir.glob("checkpoint-*.deleting"):
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in ("checkpoint-*.deleting", ".chck_*"):
+        for path in run_dir.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
     for pattern in (".*.tmp", ".write_probe_*"):
         for path in run_dir.glob(pattern):
             path.unlink(missing_ok=True)
@@ -233,7 +236,7 @@ def inspect_run(run_dir: Path) -> RunState:
     """Look at a run folder (it may be absent)."""
     names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
     known = {*RUN_FILES, "wandb", "runs", "pairs"}
-    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-"))]
+    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-", "chck_"))]
     fingerprint: dict[str, Any] = {}
     if RUN_FINGERPRINT in names:
         try:
@@ -291,6 +294,8 @@ def _clear(run_dir: Path, state: RunState) -> None:
     for folder in run_dir.iterdir():
         if folder.is_dir() and (step_of(folder) >= 0 or _LEFTOVER.match(folder.name)):
             _remove(folder) if step_of(folder) >= 0 else shutil.rmtree(folder, ignore_errors=True)
+        elif folder.name.startswith((".chck_", "chck_")) and (folder / "milestone.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
 

@@ -19,7 +19,16 @@ from pydantic import ValidationError
 
 from babyllama.errors import ConfigError
 from babyllama.jsonio import write_text_atomic
-from babyllama.schema import Config, DataConfig, DistillationConfig, LoggingConfig, ModelConfig, TrainingConfig
+from babyllama.schema import (
+    CURRICULUM_DIFFICULTIES,
+    Config,
+    CurriculumConfig,
+    DataConfig,
+    DistillationConfig,
+    LoggingConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 
 SECTIONS: dict[str, Any] = {
     "data": DataConfig,
@@ -27,8 +36,9 @@ SECTIONS: dict[str, Any] = {
     "training": TrainingConfig,
     "logging": LoggingConfig,
     "distillation": DistillationConfig,
+    "curriculum": CurriculumConfig,
 }
-OPTIONAL = {"distillation"}
+OPTIONAL = {"distillation", "curriculum"}
 TYPES = {"llama": "Llama", "gpt2": "GPT2", "gpt-2": "GPT2", "gptj": "GPTJ", "gpt-j": "GPTJ"}
 OLD_OPTIMIZATION = {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"}
 PATH_KEYS = (("data", "train_path"), ("data", "eval_path"), ("data", "tokenizer_path"), ("data", "cache_dir"))
@@ -332,6 +342,7 @@ def _cross_checks(config: Config, source: str) -> list[str]:
         problems.append(
             f"{source}: distillation.weights: {len(teaching.weights)} weights for {len(teaching.teachers)} teachers"
         )
+    problems += _curriculum_checks(config)
     if not config.plugins and m.type not in TYPES.values():
         near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
         hint = f"did you mean {TYPES[near[0]]}? " if near else ""
@@ -365,6 +376,21 @@ def _cross_checks(config: Config, source: str) -> list[str]:
             f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"
         )
     return [f"{source}: {problem}" for problem in problems]
+
+
+def _curriculum_checks(config: Config) -> list[str]:
+    learning = config.curriculum
+    if learning is None:
+        return []
+    name = learning.difficulty
+    if name not in CURRICULUM_DIFFICULTIES and not config.plugins:
+        known = ", ".join(CURRICULUM_DIFFICULTIES)
+        return [f"curriculum.difficulty: {name!r}: known: {known}, or one that a plugin registers"]
+    if name == "domain" and not learning.domains:
+        return ["curriculum.domains: missing: difficulty domain needs every domain of the text, the easiest first"]
+    if name == "loss" and not learning.model:
+        return ["curriculum.model: missing: difficulty loss needs a run folder"]
+    return []
 
 
 def config_notices(config: Config) -> list[str]:
@@ -405,6 +431,8 @@ def save_config(config: Config, path: str | Path) -> None:
     plain["plugins"] = [_absolute(path) for path in config.plugins]
     if config.model.init_from:
         plain["model"]["init_from"] = _absolute(config.model.init_from)
+    if config.curriculum and config.curriculum.model:
+        plain["curriculum"]["model"] = _absolute(config.curriculum.model)
     write_text_atomic(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 

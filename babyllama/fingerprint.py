@@ -17,6 +17,7 @@ BOOKKEEPING = {
     "model": {"name"},
     "training": {
         "save_steps",
+        "save_words",
         "eval_steps",
         "logging_steps",
         "save_total_limit",

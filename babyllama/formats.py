@@ -39,3 +39,35 @@ def human_bytes(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.1f} {unit}"
     return f"{number:.0f} B"
+
+
+def parse_count(value: object) -> int:
+    """A count written as a number or with a unit: k, M, B.
+
+    >>> parse_count("1M"), parse_count("1.5k"), parse_count(200)
+    (1000000, 1500, 200)
+
+    Raises:
+        ValueError: It is neither, or not a whole number of at least 1.
+    """
+    text = str(value).strip().replace("_", "")
+    unit = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
+    try:
+        number = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        number = 0.0
+    if number < 1 or number != int(number):
+        raise ValueError(f"{value!r} is not a count: write 500000, 500k or 1M")
+    return int(number)
+
+
+def short_words(count: int) -> str:
+    """A count of words in a name, as BabyLM writes it.
+
+    >>> short_words(1_000_000), short_words(1_000_000_000), short_words(2_500), short_words(1_234_567)
+    ('1M', '1000M', '2.5k', '1234567')
+    """
+    for limit, unit in ((10**6, "M"), (10**3, "k")):
+        if count >= limit and count * 10 % limit == 0:
+            return f"{count / limit:g}{unit}" if count / limit < 1e5 else f"{count // limit}{unit}"
+    return str(count)

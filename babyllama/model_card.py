@@ -36,13 +36,13 @@ The context has {positions} positions, but the model was trained on {window} tok
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("PATH")
+{plugins}model = AutoModelForCausalLM.from_pretrained("PATH")
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 inputs = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50, do_sample=True)[0]))
 ```
 
-## Data
+{plugin_note}## Data
 
 Training text: `{train_path}`. Data fingerprint `{data_fingerprint}`. Add the text's licence and yours to the head of
 this file before you publish the model.
@@ -74,6 +74,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
     spread = f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     path = config.data.train_path
     return {
+        **_plugin_facts(model["model_type"], config),
         **{
             key: metrics[key]
             for key in ("train_words", "train_tokens", "num_epochs", "global_step", "seed", "num_parameters")
@@ -91,4 +92,21 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
         "positions": model.get("max_position_embeddings") or model.get("n_positions"),
         "train_path": path if path == "synthetic" or path.startswith("hf:") else Path(path).name,
         "data_fingerprint": metrics["data_fingerprint"],
+    }
+
+
+def _plugin_facts(model_type: str, config: Any) -> dict[str, str]:
+    """How a model of the user's own class is loaded: only where its plugin was imported."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if model_type in CONFIG_MAPPING_NAMES:
+        return {"plugins": "", "plugin_note": ""}
+    from babyllama.plugins import plugin_hashes
+
+    names = [Path(path).name for path in config.plugins]
+    hashes = "".join(f"* `{name}`, SHA-256 `{value}`\n" for name, value in plugin_hashes(config.plugins).items())
+    return {
+        "plugins": f"from babyllama.plugins import load_plugins\n\nload_plugins({names})  # read them first\n",
+        "plugin_note": "The model's class is not one of transformers': it is registered by a plugin, which the lines "
+        "above import and\n`evaluate.py` takes as `--plugin FILE`. It was trained with\n\n" + hashes + "\n",
     }

@@ -58,24 +58,34 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         self.random_offset = random_offset
         chunks = -(-self.total // seq_length)
         self.chunks = -(-chunks // multiple_of) * multiple_of
-        self._order(split.starts, shuffle)
-        self.offset = 0
+        self._arrange(split.starts, shuffle)
+        self.offset = self.epoch = 0
         self.set_epoch(0)
 
-    def _order(self, starts: np.ndarray, shuffle: bool) -> None:
+    def _arrange(self, starts: np.ndarray, shuffle: bool) -> None:
         """Where each document of the stream's order begins in the stream and on disk."""
         lengths = np.diff(starts)
         order = np.arange(len(lengths))
         if shuffle:
             np.random.Generator(np.random.PCG64(self.seed)).shuffle(order)
+        self.documents = order  # on disk, in the stream's order
         self._ends = np.cumsum(lengths[order])  # stream position behind each document
         self._shift = starts[:-1][order] - (self._ends - lengths[order])  # disk position minus stream position
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's first position, a function of seed and epoch alone."""
-        if self.random_offset:
-            random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            self.offset = int(random.integers(self.seq_length))
+        self.epoch, self.offset = epoch, self.offset_of(epoch)
+
+    def offset_of(self, epoch: int) -> int:
+        """Position in the stream at which an epoch begins."""
+        if not self.random_offset:
+            return 0
+        return int(np.random.Generator(np.random.PCG64([self.seed, epoch])).integers(self.seq_length))
+
+    def disk_places(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where positions of the stream lie on disk, and the numbers of their documents; both of `stream`'s shape."""
+        found = np.searchsorted(self._ends, stream, side="right")
+        return stream + self._shift[found], self.documents[found]
 
     def __len__(self) -> int:
         """Chunks of an epoch, the all-padding ones included."""

@@ -90,6 +90,58 @@ def loss_curve(log: Sequence[dict[str, Any]], best_step: int | None = None) -> s
     return svg(figure)
 
 
+def words_curve(log: Sequence[dict[str, Any]], milestones: Sequence[dict[str, Any]]) -> str:
+    """SVG of held-out bits per byte against words seen, with the milestones.
+
+    Args:
+        log: Its points are over packed chunks, in the training's precision.
+        milestones: `words`, and where they were scored `bits_per_byte` (over whole documents) and `bits_per_byte_ci`.
+    """
+    figure, axes = pyplot().subplots(figsize=(WIDTH, 3.2))
+    words, bits = points(log, "words", "valid_bits_per_byte")
+    axes.plot(words, bits, color=BLUE, linewidth=1, marker="o", markersize=2.5, label="during training (chunks)")
+    for milestone in milestones:
+        axes.axvline(milestone["words"], color=GREY, linewidth=0.6, alpha=0.5)
+    scored = [row for row in milestones if row.get("bits_per_byte") is not None]
+    if scored:
+        heights = [row["bits_per_byte"] for row in scored]
+        spread = [
+            [abs(h - row["bits_per_byte_ci"][side]) for h, row in zip(heights, scored, strict=True)] for side in (0, 1)
+        ]
+        axes.errorbar(
+            [row["words"] for row in scored],
+            heights,
+            spread,
+            fmt="s",
+            color=ORANGE,
+            markersize=4,
+            label="milestones (documents)",
+        )
+    axes.set_xlabel("words seen")
+    axes.set_ylabel("held-out bits per byte")
+    axes.xaxis.set_major_formatter(short_count)
+    axes.legend(frameon=False)
+    return svg(figure)
+
+
+def pacing(curve: Sequence[dict[str, float]]) -> str:
+    """SVG of a curriculum: share of the chunks that is in, and mean difficulty of the shown ones, against steps."""
+    figure, columns = pyplot().subplots(1, 2, figsize=(WIDTH, 2.4))
+    for axes, key, name in zip(
+        columns,
+        ("share", "difficulty"),
+        ("share of the chunks that is in", "mean difficulty of what is shown"),
+        strict=True,
+    ):
+        axes.plot(*points(curve, "step", key), color=BLUE, linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+    columns[0].set_ylim(0, 1.05)
+    figure.tight_layout()
+    return svg(figure)
+
+
 def learning_rate_and_norm(log: Sequence[dict[str, Any]]) -> str:
     """SVG of learning rate, gradient norm and speed against steps, side by side."""
     figure, columns = pyplot().subplots(1, 3, figsize=(WIDTH, 2.1))

@@ -1,7 +1,8 @@
 """report.html: one page a run, without any outside resource, that a newcomer understands and a reviewer can check.
 
 Made from the files of a run folder, each of which may be absent: training_metrics.json, log_history.jsonl,
-training_config.yaml, evaluation_results.json. Everything that comes from text, names or samples is escaped by jinja2.
+training_config.yaml, evaluation_results.json, curriculum.json, milestone_results.json, chck_*/milestone.json.
+Everything that comes from text, names or samples is escaped by jinja2.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from babyllama.formats import human_bytes, human_count, human_seconds
 from babyllama.jsonio import read_json, write_text_atomic
 
 REPORT = "report.html"
+MILESTONE_RESULTS = "milestone_results.json"
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -34,13 +36,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def write_run_report(run_dir: Path) -> Path:
+def write_run_report(run_dir: Path, output_dir: Path | None = None, milestone_results: Path | None = None) -> Path:
     """Write the page of a run folder from the files in it.
+
+    Args:
+        run_dir: The run.
+        output_dir: Where the page goes; None: into the run folder.
+        milestone_results: Scores of its milestones that lie elsewhere.
 
     Returns:
         The page's path.
     """
-    return _write(_load(run_dir / "evaluation_results.json"), run_dir, run_dir)
+    results = _load(run_dir / "evaluation_results.json")
+    return _write(results, output_dir or run_dir, run_dir, milestone_results)
 
 
 def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: Path | None) -> Path:
@@ -56,11 +64,14 @@ def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: 
     return _write(results, output_dir, run_dir)
 
 
-def _write(results: dict[str, Any], output_dir: Path, run_dir: Path | None) -> Path:
+def _write(
+    results: dict[str, Any], output_dir: Path, run_dir: Path | None, milestone_results: Path | None = None
+) -> Path:
     metrics = _load(run_dir / "training_metrics.json") if run_dir else {}
     log = read_log(run_dir / "log_history.jsonl") if run_dir else []
     config = run_dir / "training_config.yaml" if run_dir else None
-    page = render(results, metrics, log, config.read_text() if config is not None and config.is_file() else "")
+    text = config.read_text() if config is not None and config.is_file() else ""
+    page = render(results, metrics, log, text, learning(run_dir, milestone_results))
     write_text_atomic(output_dir / REPORT, page)
     return output_dir / REPORT
 
@@ -80,8 +91,25 @@ def page_templates() -> Any:
     return environment
 
 
-def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], config: str) -> str:
-    """The page as text."""
+def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dict[str, Any]:
+    """What a run folder tells of the order of its text and of its milestones: `curriculum`, `milestones`."""
+    if run_dir is None:
+        return {}
+    saved = {path.parent.name: read_json(path) for path in run_dir.glob("chck_*/milestone.json")}
+    scored = _load(milestone_results or run_dir / MILESTONE_RESULTS).get("milestones", [])
+    scores = {row["name"]: row for row in scored}
+    rows = [{**facts, **scores.get(name, {})} for name, facts in saved.items()]
+    return {"curriculum": _load(run_dir / "curriculum.json"), "milestones": sorted(rows, key=lambda row: row["words"])}
+
+
+def render(
+    results: dict[str, Any],
+    metrics: dict[str, Any],
+    log: list[dict[str, Any]],
+    config: str,
+    learned: dict[str, Any] | None = None,
+) -> str:
+    """The page as text; `learned` is from `learning`."""
     from markupsafe import Markup
 
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
@@ -94,7 +122,8 @@ def render(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str,
             metrics=metrics,
             tiles=tiles(results, metrics),
             overfit=overfitting_note(metrics),
-            figures={key: Markup(svg) for key, svg in figures(results, metrics, log).items()},
+            figures={key: Markup(svg) for key, svg in figures(results, metrics, log, learned or {}).items()},
+            learned=learned or {},
             pairs=results.get("minimal_pairs", {}),
             samples=results.get("generation", {}).get("samples", []),
             extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
@@ -162,9 +191,15 @@ def overfitting_note(metrics: dict[str, Any]) -> str:
     return f"The held-out loss was lowest at step {best:,} of {last:,}: then the model learned by heart ({kept})."
 
 
-def figures(results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, str]:
+def figures(
+    results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], learned: dict[str, Any]
+) -> dict[str, str]:
     """SVG by name, those that there is data for."""
     found: dict[str, str] = {}
+    if learned.get("milestones"):
+        found["words"] = plots.words_curve(log, learned["milestones"])
+    if learned.get("curriculum"):
+        found["pacing"] = plots.pacing(learned["curriculum"]["curve"])
     if any("loss" in entry for entry in log):
         found["loss"] = plots.loss_curve(log, metrics.get("best_step"))
         found["rates"] = plots.learning_rate_and_norm(log)

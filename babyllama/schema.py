@@ -10,6 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from babyllama.formats import parse_count
+
+CURRICULUM_DIFFICULTIES = ("length", "rarity", "domain", "loss")
+
 
 def _read_as_meant(value: Any) -> Any:
     """Read what PyYAML leaves as text the way its writer meant it: the string `None` is no value."""
@@ -21,6 +25,16 @@ def _auto_bool(value: Any) -> Any:
     if isinstance(value, str):
         return {"true": True, "false": False, "yes": True, "no": False}.get(value.lower(), value.lower())
     return value
+
+
+def _milestones(value: Any) -> Any:
+    """A list of word counts (`1M`, `500k`, 20000), one of them, or the name of a schedule."""
+    value = _read_as_meant(value)
+    if isinstance(value, list):
+        return sorted({parse_count(item) for item in value}) or None
+    if isinstance(value, str) and not value.strip()[:1].isdigit():
+        return value.strip()
+    return value if value is None else [parse_count(value)]
 
 
 AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
@@ -162,6 +176,8 @@ class TrainingConfig(Section):
     """Steps between log lines; unset: about a hundred a run."""
     save_total_limit: int = Field(2, ge=2)
     """Checkpoints kept (never below two complete ones)."""
+    save_words: Annotated[list[int | str] | str | None, BeforeValidator(_milestones)] = None
+    """Words seen at which the model is saved as `chck_1M` ...: [1M, 2M, 5M], or a schedule of config/milestones."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the run's model: the last, or the best on the held-out curve."""
     dataloader_num_workers: int = Field(0, ge=0)
@@ -200,6 +216,25 @@ class DistillationConfig(Section):
     """What is averaged over teachers: their probabilities, or their logits as the paper does."""
 
 
+class CurriculumConfig(Section):
+    """Easy text first (curriculum.py)."""
+
+    difficulty: str = "rarity"
+    """length, rarity, domain, loss, or one that a plugin registers (difficulty.py)."""
+    schedule: Literal["linear", "root", "step"] = "root"
+    """How the share of the text that is in grows."""
+    start: float = Field(0.1, gt=0, le=1)
+    """Share of the chunks, the easiest, that is in at the beginning."""
+    full_at: float = Field(0.5, gt=0, le=1)
+    """Share of the run after which everything is in."""
+    stages: int = Field(4, ge=1, le=1000)
+    """Jumps of `schedule: step`."""
+    domains: list[str] = Field(default_factory=list)
+    """For `domain`: every domain of the text, the easiest first."""
+    model: Optional(str) = None
+    """For `loss`: the run folder of the model whose loss is the difficulty."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -208,6 +243,7 @@ class Config(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     distillation: DistillationConfig | None = None
+    curriculum: CurriculumConfig | None = None
     plugins: list[str] = Field(default_factory=list)
-    """Python files of your own that register architectures, cleaners or evaluation tasks."""
+    """Python files of your own that register architectures, difficulties, callbacks, cleaners or evaluation tasks."""
     _notices: list[str] = PrivateAttr(default_factory=list)

@@ -34,6 +34,14 @@ def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
     return (backbone, head) if cached else None
 
 
+def is_backbone_and_head(model: nn.Module) -> bool:
+    """Whether the model is its backbone and a linear head and nothing else, tried in evaluation mode."""
+    training = model.training
+    found = backbone_and_head(model.eval()) is not None
+    model.train(training)
+    return found
+
+
 @torch.inference_mode()
 def _split_is_exact(model: nn.Module, backbone: nn.Module, head: nn.Linear) -> bool:
     """Try it on two tokens: scaled or capped logits (some architectures) make it false."""

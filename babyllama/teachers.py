@@ -18,10 +18,10 @@ from babyllama.checkpoint_loading import load_model, load_tokenizer_of
 from babyllama.console import say
 from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.errors import CheckpointError, ConfigError
-from babyllama.loss import IGNORE, install_loss, supports_fused_loss
+from babyllama.loss import IGNORE, install_loss
 from babyllama.runtime import Runtime, compile_layers
 from babyllama.schema import Config
-from babyllama.scoring import backbone_and_head
+from babyllama.scoring import backbone_and_head, is_backbone_and_head
 from babyllama.tokenization import tokenizer_fingerprint
 
 
@@ -80,7 +80,7 @@ def teach(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) ->
     Raises:
         ConfigError: The student has no plain head, or a teacher cannot be used.
     """
-    if not supports_fused_loss(model):
+    if not is_backbone_and_head(model):
         raise ConfigError(f"model.type: {config.model.type}: no plain linear head, which distillation needs")
     assert config.distillation is not None
     teachers = load_teachers(config, tokenizer, runtime.device)

@@ -125,6 +125,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         raise
     except Exception as error:  # the library raises bare Exception, OSError and ValueError alike
         raise ConfigError(f"data.tokenizer_path: {path} is not a tokenizer that can be read: {error}") from error
+    for told in ("is_local", "local_files_only"):  # how it was loaded: no part of what is saved again
+        tokenizer.init_kwargs.pop(told, None)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ConfigError(f"data.tokenizer_path: {path} has neither a BOS nor an EOS token: texts cannot be told apart")
     return tokenizer

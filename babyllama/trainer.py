@@ -29,6 +29,7 @@ from babyllama import checkpoints, distributed, sharding
 from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
 from babyllama.cli import resume_command
 from babyllama.console import say
+from babyllama.data_order import EpochSampler
 from babyllama.disk import is_disk_full
 from babyllama.errors import DiskError, Interrupted, NumericError
 from babyllama.flops import flops_per_token, known_peak
@@ -104,6 +105,10 @@ class BabyTrainer(Trainer):
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        """The order that seed and epoch decide (babyllama/data_order.py); milestones count ahead by it."""
+        return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.data_seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU).

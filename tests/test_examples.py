@@ -18,7 +18,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def commands(path: Path) -> list[list[str]]:
     """The command lines of an example's docstring."""
-    docstring = path.read_text().split('"""')[1]
+    docstring = re.sub(r"\\\n\s*", "", path.read_text().split('"""')[1])  # a command that goes on in the next line
     return [shlex.split(line.strip()) for line in re.findall(r"^    (python .*)$", docstring, re.M)]
 
 
@@ -59,3 +59,52 @@ def test_evaluation_task(tiny_run: Path, tmp_path: Path) -> None:
     run(benchmark, ("models/*", str(tiny_run)), output=tmp_path, more=data)
     [found] = read_json(tmp_path / "benchmark_results.json")["runs"].values()
     assert found["benchmarks"]["rhyme"]["num_words"] > 0
+
+
+def train_command(command: list[str], output: Path) -> Path:
+    """Run a shown training command, its run folder under `output`."""
+    done = subprocess.run(
+        [sys.executable, *command[1:], "--output-dir", str(output)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (output / "told.txt").write_text(done.stdout)
+    return output / command[command.index("--model-name") + 1]
+
+
+@pytest.mark.integration
+def test_custom_architecture(tmp_path: Path) -> None:
+    """It trains, and is scored by the shown command; without the plugin one line says what to add."""
+    trains, scores = commands(ROOT / "examples/custom_architecture.py")
+    run_dir = train_command(trains, tmp_path)
+    assert read_json(run_dir / "config.json")["model_type"] == "alibi_llama"
+    card = (run_dir / "README.md").read_text()
+    assert "load_plugins(['custom_architecture.py'])" in card
+    out = run(scores, ("models/alibi", str(run_dir)), output=tmp_path / "scores")
+    assert "bits per byte" in out
+    found = read_json(tmp_path / "scores/evaluation_results.json")["average_loss"]
+    assert found == pytest.approx(read_json(run_dir / "training_metrics.json")["eval_loss"], rel=1e-6)
+    bare = [part for part in scores if "custom_architecture" not in part and part != "--plugin"]
+    bare = [str(run_dir) if part == "models/alibi" else part for part in bare]
+    refused = subprocess.run([sys.executable, *bare[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 3
+    assert "its architecture 'alibi_llama' comes from a plugin" in refused.stderr
+    assert f"--plugin {ROOT / 'examples/custom_architecture.py'}" in refused.stderr
+
+
+@pytest.mark.integration
+def test_curriculum(tmp_path: Path) -> None:
+    [command] = commands(ROOT / "examples/curriculum.py")
+    run_dir = train_command(command, tmp_path)
+    told = (tmp_path / "told.txt").read_text()
+    assert "curriculum: clauses, root, from 10% of the chunks to all of them at step 6 of 10" in told
+    curve = read_json(run_dir / "curriculum.json")["curve"]
+    assert [point["step"] for point in curve] == list(range(1, 11))
+    assert curve[0]["difficulty"] < curve[-1]["difficulty"]
+
+
+@pytest.mark.integration
+def test_two_teachers(tmp_path: Path) -> None:
+    [command] = commands(ROOT / "examples/two_teachers.py")
+    out = run(command, output=tmp_path)
+    assert re.search(r"^student of both +\d\.\d{3} bits per byte$", out, re.M)
+    assert len(read_json(tmp_path / "student/training_metrics.json")["teachers"]) == 2

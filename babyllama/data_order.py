@@ -1,0 +1,56 @@
+"""The order in which a training sees its chunks: a function of seed and epoch alone.
+
+Everything that must be known ahead or repeated rests on it: a resume skips the batches that were trained, milestones
+are planned by the words of the chunks that will be shown (milestones.py), a curriculum is another order
+(curriculum.py). Several processes share one order: optimizer step t trains on chunks
+`order[t * batch_size : (t + 1) * batch_size]`, whatever the number of devices and of accumulated parts.
+
+The plain order is the permutation that accelerate's `SeedableRandomSampler` draws (seed + epoch), drawn here, so that
+a version of accelerate cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+def shuffled(chunks: int, seed: int, epoch: int) -> np.ndarray:
+    """(chunks,) a permutation of the chunks' numbers."""
+    generator = torch.Generator().manual_seed(seed + epoch)
+    return torch.randperm(chunks, generator=generator).numpy()
+
+
+def epoch_order(dataset: Any, seed: int, epoch: int) -> np.ndarray:
+    """(len(dataset),) numbers of the chunks that an epoch shows, in order: the dataset's own where it has one.
+
+    Args:
+        dataset: A PackedDataset, or one that brings `order(epoch)`.
+        seed: `training.seed`.
+        epoch: From 0.
+    """
+    if hasattr(dataset, "order"):
+        return dataset.order(epoch)
+    return shuffled(len(dataset), seed, epoch)
+
+
+class EpochSampler(Sampler[int]):
+    """Yields the order of the epoch that the dataset was told (`set_epoch`).
+
+    Args:
+        dataset: The training set.
+        seed: `training.seed`.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __iter__(self) -> Iterator[int]:
+        yield from epoch_order(self.dataset, self.seed, self.dataset.epoch).tolist()
+
+    def __len__(self) -> int:
+        return len(self.dataset)

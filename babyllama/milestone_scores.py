@@ -1,0 +1,97 @@
+"""Scores of all milestones of a run: quality against words seen (`evaluate.py RUN --milestones`).
+
+Each `chck_*` folder is scored like any other checkpoint, by the same evaluator on the same text; only the perplexity
+and, where there are pairs, the minimal pairs unless tasks are named. The table, milestone_results.json and the curve
+in the run's report.html come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from babyllama.console import say
+from babyllama.errors import CheckpointError
+from babyllama.jsonio import write_json
+from babyllama.milestones import saved_milestones
+from babyllama.report import MILESTONE_RESULTS, write_run_report
+
+FIGURES = ("perplexity", "bits_per_byte", "bits_per_byte_ci", "average_loss")
+
+
+def score_milestones(
+    run_dir: Path, evaluator_of: Callable[[Path], Any], tasks: Sequence[str] | None, output: str | None
+) -> Path:
+    """Score every milestone, print the table, write the results and the page.
+
+    Args:
+        run_dir: The run folder.
+        evaluator_of: Makes the ModelEvaluator of a folder.
+        tasks: Of the evaluator; None: perplexity, and minimal pairs where there are some.
+        output: A folder or *.json; None: the run folder.
+
+    Returns:
+        The results file.
+
+    Raises:
+        CheckpointError: The run has no milestones.
+    """
+    run_dir = run_dir.expanduser().resolve()
+    milestones = saved_milestones(run_dir)
+    if not milestones:
+        raise CheckpointError(f"{run_dir}: no milestones (chck_*): train with --set training.save_words=[1M,2M]")
+    rows: list[dict[str, Any]] = []
+    header: dict[str, Any] = {}
+    documents: Any = None
+    for folder, milestone in milestones:
+        evaluator = evaluator_of(folder)
+        if documents is not None:  # the same text for all, read once
+            evaluator.documents = documents
+        results = evaluator.run(tasks or _default_tasks(evaluator))
+        documents = vars(evaluator).get("documents")
+        header = {key: results[key] for key in ("command", "created", "versions", "window", "stride", "eval_data")}
+        found = {key: results[key] for key in FIGURES if key in results}
+        if "minimal_pairs" in results:
+            keys = ("accuracy", "accuracy_ci", "num_pairs")
+            pairs = results["minimal_pairs"].items()
+            found["minimal_pairs"] = {name: {key: figures[key] for key in keys} for name, figures in pairs}
+        others = {k: v for k, v in results.items() if k in (tasks or ()) and k not in found}
+        rows.append({"name": milestone.name, "words": milestone.words, "step": milestone.step, **found, **others})
+        say(_line(rows[-1]))
+    target = run_dir / MILESTONE_RESULTS if output is None else Path(output).expanduser()
+    target = target if target.suffix == ".json" else target / MILESTONE_RESULTS
+    write_json(target, {"schema_version": 1, "run": str(run_dir), **header, "milestones": rows})
+    print_table(rows)
+    write_run_report(run_dir, target.parent, target)
+    return target
+
+
+def _default_tasks(evaluator: Any) -> list[str]:
+    pairs = evaluator.pair_paths or evaluator.learned_embedded_corpus()
+    return ["perplexity", "minimal_pairs"] if pairs else ["perplexity"]
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = f"{row['name']}: {row['words']:,} words"
+    if row.get("bits_per_byte") is not None:
+        text += f", {row['bits_per_byte']:.4f} bits per byte"
+    return text
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """The table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    sets = list(rows[0].get("minimal_pairs", {}))
+    table = Table("milestone", "words", "step", "bits per byte", "perplexity", title="milestones")
+    for name in sets:
+        table.add_column(Text(name))
+    for row in rows:
+        bits, perplexity = row.get("bits_per_byte"), row.get("perplexity")
+        cells = [f"{bits:.4f}" if bits else "-", f"{perplexity:,.2f}" if perplexity else "-"]
+        cells += [f"{100 * row['minimal_pairs'][name]['accuracy']:.1f}%" for name in sets]
+        table.add_row(Text(row["name"]), f"{row['words']:,}", f"{row['step']:,}", *cells)
+    Console().print(table)

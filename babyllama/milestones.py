@@ -1,0 +1,205 @@
+"""Models saved on the way, at numbers of words seen: the folders `chck_1M`, `chck_2M` ... that BabyLM 2025 asks for.
+
+A milestone of W words falls on the first optimizer step after which at least W words were seen. Words are those of the
+chunks that the steps show, in the order they show them, repeated epochs and a curriculum's repeats included; a word
+counts with its first token (word_counts.py). All that is a function of the text and the recipe, so the steps are known
+before the training begins and a step costs nothing more.
+
+A folder has the model, its tokenizer, the run's configuration and `milestone.json`. It is written under another name,
+flushed and renamed: it is whole or absent. A resume passes the milestones behind its checkpoint again and replaces
+them. They are written before the checkpoint of the same step, so none behind a checkpoint is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from babyllama import disk
+from babyllama.config import read_yaml, save_config
+from babyllama.console import is_main_process, say
+from babyllama.data_order import epoch_order
+from babyllama.errors import ConfigError
+from babyllama.formats import parse_count, short_words
+from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
+from babyllama.schema import Config
+from babyllama.word_counts import WordCounter
+
+MILESTONE = "milestone.json"
+PREFIX = "chck_"
+SCHEDULES = Path(__file__).resolve().parent.parent / "config" / "milestones"
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A model to save.
+
+    Attributes:
+        name: Of its folder.
+        target: Words wanted.
+        step: Optimizer steps done.
+        words: Words seen by then: the target, or up to a step's words more.
+    """
+
+    name: str
+    target: int
+    step: int
+    words: int
+
+
+def targets_of(wanted: list[int] | str) -> list[int]:
+    """Word counts of `training.save_words`.
+
+    Raises:
+        ConfigError: There is no schedule of that name.
+    """
+    if not isinstance(wanted, str):
+        return list(wanted)
+    path = SCHEDULES / f"{wanted}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SCHEDULES.glob("*.yaml")))
+        raise ConfigError(
+            f"training.save_words: {wanted!r}: no such schedule in config/milestones (there: {known}); a list such as "
+            "[1M, 2M] also does"
+        )
+    return sorted(parse_count(item) for item in read_yaml(path.read_text(encoding="utf-8"), str(path))["words"])
+
+
+def place(targets: list[int], words_per_step: np.ndarray) -> list[Milestone]:
+    """Milestones that a run reaches.
+
+    Args:
+        targets: Word counts.
+        words_per_step: (S,) words that each step shows.
+
+    >>> [(m.name, m.step, m.words) for m in place([100, 150, 500], np.array([60, 40, 70]))]
+    [('chck_100', 2, 100), ('chck_150', 3, 170)]
+    """
+    seen = np.cumsum(words_per_step)
+    found = []
+    for target in targets:
+        step = int(np.searchsorted(seen, target)) + 1
+        if step <= len(seen):
+            found.append(Milestone(PREFIX + short_words(target), target, step, int(seen[step - 1])))
+    return found
+
+
+def words_per_step(train_set: Any, counter: WordCounter, batch_size: int, total_steps: int, seed: int) -> np.ndarray:
+    """(total_steps,) int64: words that each optimizer step shows, by the order that the training will take.
+
+    Args:
+        train_set: The training set as the Trainer gets it.
+        counter: Of its packed chunks.
+        batch_size: Chunks of a step, over all devices.
+        total_steps: Of the run.
+        seed: `training.seed`.
+    """
+    per_epoch = len(train_set) // batch_size
+    epochs = [
+        counter.of_chunks(epoch)[epoch_order(train_set, seed, epoch)].reshape(-1, batch_size).sum(axis=1)
+        for epoch in range(-(-total_steps // per_epoch))
+    ]
+    return np.concatenate(epochs)[:total_steps]
+
+
+class MilestoneSaver(TrainerCallback):
+    """Saves the model at its milestones.
+
+    Args:
+        trainer: Whose model is saved.
+        milestones: From `place`.
+        tokenizer: Saved with it.
+        config: Saved with it.
+        run_dir: Where the folders go.
+    """
+
+    def __init__(
+        self, trainer: Any, milestones: list[Milestone], tokenizer: Any, config: Config, run_dir: Path
+    ) -> None:
+        self.trainer, self.tokenizer, self.config, self.run_dir = trainer, tokenizer, config, run_dir
+        self.by_step: dict[int, list[Milestone]] = {}
+        for milestone in milestones:
+            self.by_step.setdefault(milestone.step, []).append(milestone)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Say which milestones a resume came too late for (save_words was set after them)."""
+        passed = [m for step, found in self.by_step.items() if step <= state.global_step for m in found]
+        missing = [m.name for m in passed if not (self.run_dir / m.name / MILESTONE).is_file()]
+        if missing:
+            say(f"milestones passed before save_words was set, not saved: {', '.join(missing)}")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write the milestones of this step."""
+        for milestone in self.by_step.get(state.global_step, ()):
+            if is_main_process():
+                self._write(milestone)
+            self.trainer.clock.disturb()
+            say(f"step {state.global_step:,}: {milestone.words:,} words seen, saved {milestone.name}")
+
+    def _write(self, milestone: Milestone) -> None:
+        folder = self.run_dir / f".{milestone.name}.writing"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        # The default keeps the model's wrapper: without it, what is trained on would no longer be autocast.
+        self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_config(self.config, folder / "training_config.yaml")
+        write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
+        for path in folder.iterdir():
+            fsync_file(path)
+        fsync_folder(folder)
+        target = self.run_dir / milestone.name
+        if target.exists():  # of the steps that a kill undid
+            doomed = self.run_dir / f".{milestone.name}.deleting"
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.replace(target, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(folder, target)
+        fsync_folder(self.run_dir)
+
+
+def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total_steps: int) -> None:
+    """Plan the milestones of `training.save_words` and let the trainer save them; says where they fall.
+
+    Args:
+        trainer: From `train.build_trainer`.
+        config: Run configuration.
+        data: PreparedData.
+        run_dir: Where the folders go.
+        total_steps: Of the run.
+
+    Raises:
+        ConfigError: There is no schedule of that name.
+        DiskError: They do not fit on the disk.
+    """
+    if config.training.save_words is None:
+        return
+    targets = targets_of(config.training.save_words)
+    train_set = trainer.train_dataset
+    counter = WordCounter(getattr(train_set, "dataset", train_set), data.train, data.tokenizer)
+    size, seed = config.training.batch_size, config.training.seed
+    words = words_per_step(train_set, counter, size, total_steps, seed)
+    milestones = place(targets, words)
+    for milestone in milestones:
+        say(f"milestone {milestone.name}: after step {milestone.step:,} ({milestone.words:,} words)")
+    if len(milestones) < len(targets):
+        beyond = ", ".join(PREFIX + short_words(target) for target in targets[len(milestones) :])
+        say(f"milestones beyond this run's {int(words.sum()):,} words: {beyond}")
+    weights = sum(parameter.numel() for parameter in trainer.model.parameters()) * 4
+    disk.check_space(run_dir, len(milestones) * weights, "milestones")
+    trainer.add_callback(MilestoneSaver(trainer, milestones, data.tokenizer, config, run_dir))
+
+
+def saved_milestones(run_dir: Path) -> list[tuple[Path, Milestone]]:
+    """The milestone folders of a run, in the order of words."""
+    found = []
+    for path in run_dir.glob(f"{PREFIX}*/{MILESTONE}"):
+        facts = read_json(path)
+        found.append((path.parent, Milestone(facts["name"], facts["target"], facts["step"], facts["words"])))
+    return sorted(found, key=lambda pair: pair[1].target)
