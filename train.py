@@ -387,7 +387,7 @@ def train_within_memory(
                 raise
             advice = memory.advice(config.training, processes)
             parts = memory.smaller_parts(config.training, processes)
-            if parts is None or not halves_by_itself(trainer.runtime):
+            if parts is None or not memory.halves_by_itself(trainer.runtime):
                 raise memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
         say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
         config.training.gradient_accumulation_steps = parts
@@ -395,11 +395,6 @@ def train_within_memory(
         runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
         del trainer
         memory.free_gpu_memory()
-
-
-def halves_by_itself(runtime: Runtime) -> bool:
-    """On a GPU of one process; several processes would have to agree."""
-    return runtime.device.startswith("cuda") and distributed.world_size() == 1
 
 
 def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:

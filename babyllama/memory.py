@@ -6,7 +6,9 @@ GPU that is done by itself with a notice; on a CPU, where memory is usually take
 
 from __future__ import annotations
 
+from babyllama.distributed import world_size
 from babyllama.errors import BabyLlamaError
+from babyllama.runtime import Runtime
 from babyllama.schema import TrainingConfig
 
 
@@ -52,3 +54,8 @@ def advice(training: TrainingConfig, world_size: int = 1) -> str:
         return "even one sequence at a time does not fit: a smaller model or data.seq_length is needed"
     micro = training.batch_size // (parts * world_size)
     return f"training.gradient_accumulation_steps: {parts} (micro-batches of {micro}) trains the same recipe"
+
+
+def halves_by_itself(runtime: Runtime) -> bool:
+    """On a GPU of one process; several processes would have to agree."""
+    return runtime.device.startswith("cuda") and world_size() == 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train as train_module
-from babyllama import plugins
+from babyllama import memory, plugins
 from babyllama.config import load_config
 from babyllama.errors import CheckpointError, ConfigError, NumericError
 from babyllama.jsonio import read_json
@@ -314,7 +314,7 @@ def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The batch stays 8: 8, then 4, then 2 at a time; the weights are those of a run that was told so."""
-    monkeypatch.setattr(train_module, "halves_by_itself", lambda runtime: True)  # no GPU here
+    monkeypatch.setattr(memory, "halves_by_itself", lambda runtime: True)  # no GPU here
     plugins.register_architecture("Hungry", _hungry(2))
     (tmp_path / "plugin.py").write_text("")  # the type is registered here; the config only has to name a plugin
     config = config_for(text, tmp_path, "Hungry", name="halved")
