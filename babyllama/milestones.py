@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama import disk
@@ -29,6 +30,7 @@ from babyllama.errors import ConfigError
 from babyllama.formats import parse_count, short_words
 from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
 from babyllama.schema import Config
+from babyllama.sharding import is_sharded, whole_weights
 from babyllama.word_counts import WordCounter
 
 MILESTONE = "milestone.json"
@@ -136,18 +138,21 @@ class MilestoneSaver(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the milestones of this step."""
-        for milestone in self.by_step.get(state.global_step, ()):
+        due = self.by_step.get(state.global_step, ())
+        weights = whole_weights(self.trainer.model) if due and is_sharded(self.trainer.model) else None
+        for milestone in due:
             if is_main_process():
-                self._write(milestone)
+                self._write(milestone, weights)
             self.trainer.clock.disturb()
             say(f"step {state.global_step:,}: {milestone.words:,} words seen, saved {milestone.name}")
 
-    def _write(self, milestone: Milestone) -> None:
+    def _write(self, milestone: Milestone, weights: dict[str, Tensor] | None) -> None:
         folder = self.run_dir / f".{milestone.name}.writing"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         # The default keeps the model's wrapper: without it, what is trained on would no longer be autocast.
-        self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(folder)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model.save_pretrained(folder, state_dict=weights)  # None: the model's own
         self.tokenizer.save_pretrained(folder)
         save_config(self.config, folder / "training_config.yaml")
         write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})

@@ -21,9 +21,10 @@ from babyllama.errors import ConfigError
 from babyllama.schema import Config, TrainingConfig
 
 EAGER_ATTENTION_UP_TO = 512  # on CPU in bf16, SDPA's backward took 50 ms a layer at 128 tokens, eager 13 ms
-COMPILE_SECONDS = 40.0  # cold compile of one decoder layer, its backward and the head's block on 2 cores
-COMPILE_GAIN = 0.35  # share of an eager step that compiling saves
-CPU_FLOPS_PER_CORE = 1.0e11  # low estimate for bf16; only decides whether compiling can pay
+# Whether compiling pays is decided from figures of a fast machine, where it pays latest (docs/performance.md).
+COMPILE_SECONDS = 20.0  # cold compile of one decoder layer, its backward and the head's block: 17 s on 2 cores
+COMPILE_GAIN = 0.29  # share of an eager step that compiling saves
+CPU_FLOPS_PER_CORE = 2.5e11  # 6 x parameters x tokens a second that an eager step reaches in bf16
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
