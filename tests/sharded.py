@@ -140,8 +140,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         write_json(Path(sys.argv[1]), found)
     dist.destroy_process_group()
-    # In about one of 12 launches torch 2.13 aborts after this, when the interpreter takes its libraries down ("terminate
-    # called without an active exception"); all is done and written by then. 22 DDP trainings ended without it.
+    # In about one of 12 launches torch 2.13 aborts after this, when the interpreter takes its libraries down
+    # ("terminate called without an active exception"). All is done and written by then; 22 DDP trainings ended without.
     os._exit(0)
 
 
