@@ -28,7 +28,8 @@ def learning_curves(runs: dict[str, Any]) -> str | None:
     for axes, key, label in zip(columns, ("tokens", "seconds"), ("tokens seen", "seconds of training"), strict=True):
         for name, log in drawn.items():
             x, y = points(log, key, "valid_bits_per_byte")
-            axes.plot(x, y, **style_of(order.index(name)), linewidth=1.4, label=name)
+            marker = "o" if len(x) == 1 else None  # a line through one point is nothing to see
+            axes.plot(x, y, **style_of(order.index(name)), linewidth=1.4, label=name, marker=marker)
         axes.set_xlabel(label)
         axes.locator_params(axis="x", nbins=5)
     columns[0].xaxis.set_major_formatter(short_count)
