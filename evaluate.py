@@ -24,7 +24,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.cli import add_debug_flag, command_line, run_command
+from babyllama.cli import add_debug_flag, at_least, command_line, run_command
 from babyllama.console import printable, progress, say
 from babyllama.errors import ConfigError, DataError
 from babyllama.jsonio import to_json, write_json, write_text_atomic
@@ -384,14 +384,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
     parser.add_argument("--screen-pairs", action="store_true", help="bfloat16 first: faster, the same choices")
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(TASKS)} and a plugin's; default: all")
-    parser.add_argument("--num-samples", type=int, default=10, help="texts to generate (default: %(default)s)")
+    parser.add_argument("--num-samples", type=at_least(1), default=10, help="texts to generate (default: %(default)s)")
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help="0: greedy (default: %(default)s)")
     parser.add_argument(
         "--batch-size", default="auto", metavar="N", help="sequences of a forward pass; changes no figure"
     )
-    parser.add_argument("--window", type=int, metavar="N", help="tokens seen at once; default: the trained length")
-    parser.add_argument("--stride", type=int, metavar="N", help="overlap windows: new tokens per window")
+    parser.add_argument("--window", type=at_least(1), metavar="N", help="tokens seen at once; default: as trained")
+    parser.add_argument("--stride", type=at_least(1), metavar="N", help="overlap windows: new tokens per window")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
     parser.add_argument("--milestones", action="store_true", help="score all chck_* of a run, by words seen")
     parser.add_argument("--device", default="auto")

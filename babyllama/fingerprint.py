@@ -28,6 +28,7 @@ BOOKKEEPING = {
         "fp16",
         "torch_compile",
         "attention",
+        "threads",
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }

@@ -99,7 +99,7 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         attention = "eager" if device == "cpu" and short else "sdpa"
     tokens = total_steps * training.batch_size * config.data.seq_length
     compiling = _compile(training, device, 6.0 * num_parameters * tokens)
-    threads = distributed.threads_per_process() or torch.get_num_threads()
+    threads = training.threads or distributed.threads_per_process() or torch.get_num_threads()
     return Runtime(device, precision, attention, compiling, threads, distributed.world_size())
 
 

@@ -162,6 +162,8 @@ class TrainingConfig(Section):
     """Compile the layers; auto: where the run is long enough to earn the compile time back."""
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     """Attention implementation; auto: eager for short sequences on CPU, sdpa elsewhere."""
+    threads: Optional(Annotated[int, Field(ge=1)]) = None
+    """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     fsdp: bool = False

@@ -250,6 +250,14 @@ def test_token_statistics_of_a_uniform_model(tiny_llama: Any, tiny_tokenizer: An
     assert sum(point["count"] for point in found["calibration"]) == found["num_tokens"]
 
 
+@pytest.mark.parametrize("flag", ["--num-samples 0", "--temperature -3", "--window 0", "--stride 0"])
+def test_numbers_that_mean_nothing_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["somewhere", *flag.split()])
+    assert stopped.value.code == 2
+    assert f"argument {flag.split()[0]}" in capsys.readouterr().err
+
+
 def test_speed_counts_tokens(tiny_llama: Any) -> None:
     found = generation_speed(tiny_llama, window=32, batch_sizes=(1, 2), repeats=2)
     assert found["batch_1_tokens_per_second"] > 0

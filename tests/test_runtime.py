@@ -24,6 +24,11 @@ def test_both_precisions_off_is_float32() -> None:
     assert _decide(_config(fp16=False, bf16=False)).precision == "fp32"
 
 
+def test_threads_are_torchs_or_the_configs() -> None:
+    assert _decide(_config()).threads == torch.get_num_threads()
+    assert _decide(_config(threads=1)).threads == 1
+
+
 def test_fp16_without_a_gpu_runs_otherwise_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert _decide(_config(fp16=True)).precision in {"bf16", "fp32"}
     assert "fp16 needs a CUDA GPU" in capsys.readouterr().out
