@@ -344,15 +344,12 @@ def build_trainer(
 
 
 def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
-    from babyllama import runtime as rt
+    from babyllama.layers import prepare_layers
     from babyllama.loss import install_fused_loss
     from babyllama.scoring import is_backbone_and_head
 
     plain = is_backbone_and_head(model)
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation(runtime.attention)
-    if runtime.compile == "layers":
-        rt.compile_layers(model)
+    prepare_layers(model, runtime)
     if plain:
         install_fused_loss(model, compiled=runtime.compile == "layers")
 

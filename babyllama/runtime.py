@@ -20,7 +20,8 @@ from babyllama.console import say
 from babyllama.errors import ConfigError
 from babyllama.schema import Config, TrainingConfig
 
-EAGER_ATTENTION_UP_TO = 512  # on CPU in bf16, SDPA's backward took 50 ms a layer at 128 tokens, eager 13 ms
+SHORT_SEQUENCE = 512  # on CPU in bf16, SDPA's backward took 50 ms a layer at 128 tokens, eager 13 ms
+RECOMPUTE_FROM = 5e7  # parameters: at 97M recomputing saves 0.3 GB of 4.1 for nothing, at 10M it costs 1.5% of a step
 # Whether compiling pays is decided from figures of a fast machine, where it pays latest (docs/performance.md).
 COMPILE_SECONDS = 20.0  # cold compile of one decoder layer, its backward and the head's block: 17 s on 2 cores
 COMPILE_GAIN = 0.29  # share of an eager step that compiling saves
@@ -93,12 +94,11 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     training = config.training
     device = resolve_device(training.device)
     precision = _precision(training, device)
-    attention = training.attention
-    if attention == "auto":
-        short = config.data.seq_length <= EAGER_ATTENTION_UP_TO
-        attention = "eager" if device == "cpu" and short else "sdpa"
     tokens = total_steps * training.batch_size * config.data.seq_length
     compiling = _compile(training, device, 6.0 * num_parameters * tokens)
+    attention = training.attention
+    if attention == "auto":
+        attention = _attention(device, config.data.seq_length, compiling, num_parameters)
     threads = training.threads or distributed.threads_per_process() or torch.get_num_threads()
     return Runtime(device, precision, attention, compiling, threads, distributed.world_size())
 
@@ -122,6 +122,14 @@ def _precision(training: TrainingConfig, device: str) -> str:
     if bf16 is True and not fast_bf16:
         say(f"bf16 is slow on this {device}: it has no bf16 matrix instructions (set training.bf16: false for float32)")
     return "bf16" if bf16 is True or (bf16 == "auto" and fast_bf16) else "fp32"
+
+
+def _attention(device: str, length: int, compiling: str, num_parameters: int) -> str:
+    if device != "cpu" or length > SHORT_SEQUENCE:
+        return "sdpa"
+    if compiling == "off":
+        return "eager"
+    return "recompute" if num_parameters >= RECOMPUTE_FROM else "plain"
 
 
 def cpu_has_bf16() -> bool:
@@ -196,25 +204,3 @@ def cache_home() -> Path:
     """The user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
     given = os.environ.get("BABYLLAMA_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "babyllama"
-
-
-def decoder_layers(model: Any) -> list[Any]:
-    """The model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
-    backbone = getattr(model, "base_model", model)
-    for name in ("layers", "h"):
-        layers = getattr(backbone, name, None)
-        if layers is not None:
-            return list(layers)
-    return []
-
-
-def compile_layers(model: Any) -> int:
-    """Compile each decoder layer in place with static shapes; they share one graph, so only the first costs time.
-
-    Returns:
-        Number of layers compiled.
-    """
-    layers = decoder_layers(model)
-    for layer in layers:
-        layer.compile(dynamic=False)
-    return len(layers)

@@ -160,8 +160,8 @@ class TrainingConfig(Section):
     """bfloat16 autocast; auto: where the machine computes it fast. Both precisions false: float32."""
     torch_compile: AutoBool = "auto"
     """Compile the layers; auto: where the run is long enough to earn the compile time back."""
-    attention: Literal["auto", "eager", "sdpa"] = "auto"
-    """Attention implementation; auto: eager for short sequences on CPU, sdpa elsewhere."""
+    attention: Literal["auto", "plain", "recompute", "eager", "sdpa"] = "auto"
+    """Attention implementation; auto: plain on CPU up to 512 tokens (docs/performance.md), else sdpa."""
     threads: Optional(Annotated[int, Field(ge=1)]) = None
     """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
     device: str = "auto"

@@ -18,8 +18,9 @@ from babyllama.checkpoint_loading import load_model, load_tokenizer_of
 from babyllama.console import say
 from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.errors import CheckpointError, ConfigError
+from babyllama.layers import prepare_layers
 from babyllama.loss import IGNORE, install_loss
-from babyllama.runtime import Runtime, compile_layers
+from babyllama.runtime import Runtime
 from babyllama.schema import Config
 from babyllama.scoring import backbone_and_head, is_backbone_and_head
 from babyllama.tokenization import tokenizer_fingerprint
@@ -86,9 +87,7 @@ def teach(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) ->
     teachers = load_teachers(config, tokenizer, runtime.device)
     compiled = runtime.compile == "layers"
     for teacher in teachers:
-        teacher.set_attn_implementation(runtime.attention)
-        if compiled:
-            compile_layers(teacher)
+        prepare_layers(teacher, runtime)
         keep_in_low_precision(teacher, runtime.precision)
     say(f"teachers: {', '.join(config.distillation.teachers)}")
     return install_distillation(model, teachers, config, compiled=compiled)

@@ -9,6 +9,7 @@ import torch
 
 from babyllama import runtime as rt
 from babyllama.errors import ConfigError
+from babyllama.layers import decoder_layers
 from babyllama.schema import Config
 
 
@@ -86,5 +87,5 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_layers_of_the_three_architectures_are_found(tiny_llama: Any, tiny_gpt2: Any, tiny_gptj: Any) -> None:
-    assert [len(rt.decoder_layers(model)) for model in (tiny_llama, tiny_gpt2, tiny_gptj)] == [2, 2, 2]
-    assert rt.decoder_layers(torch.nn.Linear(2, 2)) == []
+    assert [len(decoder_layers(model)) for model in (tiny_llama, tiny_gpt2, tiny_gptj)] == [2, 2, 2]
+    assert decoder_layers(torch.nn.Linear(2, 2)) == []

@@ -1,0 +1,103 @@
+"""The decoder layers as a run computes them: attention, dropout and activation of the decision, compiled one by one."""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from babyllama import attention
+from babyllama.dropout import hashed_dropout
+from babyllama.runtime import Runtime
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
+    backbone = getattr(model, "base_model", model)
+    for name in ("layers", "h"):
+        layers = getattr(backbone, name, None)
+        if layers is not None:
+            return list(layers)
+    return []
+
+
+def prepare_layers(model: Any, runtime: Runtime) -> None:
+    """Give the layers the attention of the decision, and compile them if it says so.
+
+    Each is compiled by itself with static shapes; they share one graph, so only the first costs time.
+
+    Args:
+        model: A causal language model, changed in place. One whose attention takes no functions from outside keeps to
+            eager attention where the decision is one of ours.
+        runtime: The decision.
+    """
+    if hasattr(model, "set_attn_implementation"):
+        ours = runtime.attention in (attention.PLAIN, attention.RECOMPUTE)
+        takes = not ours or getattr(model, "_supports_attention_backend", False)
+        model.set_attn_implementation(runtime.attention if takes else "eager")
+    if runtime.compile != "layers":
+        return
+    for layer in decoder_layers(model):
+        if runtime.device == "cpu":
+            install_vector_forms(layer)
+        layer.compile(dynamic=False)
+
+
+def install_vector_forms(layer: nn.Module) -> None:
+    """Replace what the compiler makes no vector code of: dropout's random numbers, GELU's tanh, GPT-J's pairs."""
+    from transformers.activations import NewGELUActivation
+    from transformers.models.gptj import modeling_gptj
+
+    if isinstance(layer, modeling_gptj.GPTJBlock):
+        modeling_gptj.apply_rotary_pos_emb = rotate_pairs  # the same bits on a CPU
+    for module in layer.modules():
+        if isinstance(module, nn.Dropout):
+            module.forward = types.MethodType(_dropout_forward, module)  # type: ignore[method-assign]
+        elif isinstance(module, NewGELUActivation):
+            module.forward = types.MethodType(_gelu_forward, module)  # type: ignore[method-assign]
+
+
+def _dropout_forward(self: nn.Dropout, input: Tensor) -> Tensor:
+    if not self.training or not self.p:
+        return input
+    return hashed_dropout(input, self.p)
+
+
+def _gelu_forward(self: nn.Module, input: Tensor) -> Tensor:
+    return gelu_by_sigmoid(input)
+
+
+def gelu_by_sigmoid(values: Tensor) -> Tensor:
+    """GPT-2's GELU, x/2 (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3), by way of (1 + tanh u)/2 = sigmoid(2u).
+
+    The same function; compiled, forward and backward pass take 4.0 ms instead of 9.1 for 2,048 x 3,072 entries.
+    """
+    wide = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    twice = 2 * math.sqrt(2 / math.pi) * wide * (1 + 0.044715 * wide * wide)
+    return (wide * torch.sigmoid(twice)).to(values.dtype)
+
+
+def rotate_pairs(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """GPT-J's rotary positions, the same bits as Transformers' `apply_rotary_pos_emb`.
+
+    Neighbouring entries (x, y) turn into (x cos - y sin, y cos + x sin). Reading every second entry keeps the compiler
+    from using vectors: 11.6 ms a layer (16 x 128 tokens, 768 wide) of 127, nearly all of it saved. A product with a
+    matrix that has one 1 or -1 in each column swaps the pairs and is exact.
+
+    Args:
+        tensor: (B, T, H, R), query or key, the R entries of each head that turn.
+        sin: (B, T, R / 2), one angle for two neighbours.
+        cos: (B, T, R / 2).
+    """
+    width = tensor.shape[-1]
+    column = torch.arange(width, device=tensor.device)
+    row = column.unsqueeze(1)
+    swap = torch.where(row == column ^ 1, 2 * (column % 2) - 1, 0).to(tensor.dtype)  # column 2k takes -y, 2k+1 takes x
+    twice = (row[: width // 2] == column // 2).to(sin.dtype)
+    with torch.autocast(tensor.device.type, enabled=False):
+        swapped = tensor @ swap
+        sin, cos = ((angle @ twice).unsqueeze(2) for angle in (sin, cos))
+    return tensor * cos + swapped * sin
