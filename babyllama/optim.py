@@ -1,7 +1,7 @@
 """Optimizers and schedules: AdamW, Muon with AdamW for the rest, and automatic lengths of warm-up and decay.
 
 Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) replaces the momentum of a hidden matrix by the nearest
-orthogonal matrix, found with five Newton-Schulz steps; `match_rms_adamw` (arXiv 2502.16982) scales it so that
+orthogonal matrix, found with four Newton-Schulz steps; `match_rms_adamw` (arXiv 2502.16982) scales it so that
 AdamW's learning rates and weight decay carry over. It is for matrices inside the network: embeddings, head, norms and
 biases stay with AdamW, under a learning rate of their own. The Trainer knows one optimizer, so `MuonAdamW` presents
 the two as one: one list of parameter groups for the schedule, one state dict for the checkpoint.
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from babyllama.schema import TrainingConfig
+
+NEWTON_SCHULZ_STEPS = (
+    4  # torch's five end no better (1.9041 against 1.9028 bits per byte, two seeds), three worse (1.913)
+)
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -45,14 +49,12 @@ class BatchedMuon(torch.optim.Muon):
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for members in _by_oriented_shape(params).values():
-            stacked = torch.stack([_wide(_whole(updates[i])) for i in members])  # (N, m, n), m <= n
+        for (rows, columns, _), members in _by_shape(params).items():
+            stacked = torch.stack([_whole(updates[i]) for i in members])  # (N, rows, columns)
             orthogonal = orthogonalize(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
             for i, matrix in zip(members, orthogonal, strict=True):
-                rows, columns = params[i].shape
-                scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
-                update = matrix if rows <= columns else matrix.mT
-                params[i].add_(_shared_out(update, params[i]), alpha=-lr * scale)
+                params[i].add_(_shared_out(matrix, params[i]), alpha=-lr * scale)
 
 
 def _whole(update: Tensor) -> Tensor:
@@ -72,15 +74,11 @@ def _shared_out(update: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(update, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-
-
-def _by_oriented_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
-    """Indices of the matrices that are alike once lying on their long side."""
+def _by_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
+    """Indices of the matrices that are alike."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for index, parameter in enumerate(params):
-        found.setdefault((*_wide(parameter).shape, parameter.device), []).append(index)
+        found.setdefault((*parameter.shape, parameter.device), []).append(index)
     return found
 
 
@@ -88,8 +86,8 @@ def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], st
     """Push all singular values of each matrix towards 1: Newton-Schulz iterations in bfloat16.
 
     Args:
-        matrices: (N, m, n) with m <= n.
-        coefficients: a, b, c of X <- a X + (b A + c A A) X, A = X X^T.
+        matrices: (N, m, n).
+        coefficients: a, b, c of X <- a X + (b A + c A A) X with A = X X^T; from the other side where m > n.
         steps: Iterations.
         eps: Lower bound of the norm divided by.
 
@@ -99,10 +97,11 @@ def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], st
     a, b, c = coefficients
     x = matrices.bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
+        gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        x = torch.baddbmm(x, x, polynomial, beta=a) if tall else torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
@@ -196,6 +195,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
         momentum=0.95,
         nesterov=True,
         adjust_lr_fn="match_rms_adamw",
+        ns_steps=NEWTON_SCHULZ_STEPS,
     )
     rest = _decay_groups([(n, p) for n, p in named if n not in hidden], training.weight_decay)
     adamw = torch.optim.AdamW(rest, lr=training.muon_adamw_lr or training.lr, **adam)

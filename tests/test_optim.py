@@ -9,7 +9,16 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from babyllama.optim import BatchedMuon, MuonAdamW, build_optimizer, hidden_matrices, schedule_arguments, warmup_length
+from babyllama.optim import (
+    NEWTON_SCHULZ_STEPS,
+    BatchedMuon,
+    MuonAdamW,
+    build_optimizer,
+    hidden_matrices,
+    orthogonalize,
+    schedule_arguments,
+    warmup_length,
+)
 from babyllama.schema import TrainingConfig
 
 MUON = TrainingConfig(optimizer="muon", lr=0.01, muon_adamw_lr=0.003, weight_decay=0.1)
@@ -135,3 +144,16 @@ def test_batched_muon_updates_as_torchs_own() -> None:
         assert not torch.equal(a.detach(), torch.zeros_like(a))
     assert torch.equal(pair[0].state[ours[2]]["momentum_buffer"], pair[1].state[theirs[2]]["momentum_buffer"])
     assert pair[0].state_dict().keys() == pair[1].state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 64, 160), (2, 160, 64)])
+def test_orthogonal_matrices_of_either_orientation(shape: tuple[int, ...]) -> None:
+    """Four steps suffice for matrices like a model's: every singular value above 2% of the norm ends near 1."""
+    generator = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(shape[0], shape[1], 64, generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(shape[0], shape[2], 64, generator=generator))
+    values = torch.linspace(1.0, 0.1, 64)
+    found = orthogonalize(left * values @ right.mT, (3.4445, -4.7750, 2.0315), NEWTON_SCHULZ_STEPS, 1e-7).float()
+    singular = torch.linalg.svdvals(found)
+    assert 0.6 < singular.min() <= singular.max() < 1.3
+    torch.testing.assert_close(left.mT @ found @ right, torch.eye(64).expand(shape[0], 64, 64), atol=0.4, rtol=0)
