@@ -31,8 +31,8 @@ def attend(
 ) -> Tensor:
     """Softmax attention, all scores at once.
 
-    Rows are flattened to (B*H*T, S) from the first operation to the last, so that the compiler makes one loop of the
-    softmax; over (B, H, T) it makes two and stores float32 numerators between them (1.7 ms a layer against 1.3).
+    The softmax is over rows flattened to (B*H*T, S), of which the compiler makes one loop; over (B, H, T) it makes two
+    and stores float32 numerators between them (1.7 ms a layer of 192 x 128 rows against 1.3).
 
     Args:
         query: (B, H, T, E).
@@ -52,8 +52,8 @@ def attend(
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     span = key.shape[2]
     scores = torch.bmm(query.reshape(-1, length, width), key.reshape(-1, span, width).transpose(1, 2))
-    rows = scores.reshape(-1, span).float() * scaling + mask.expand(batch, heads, length, span).reshape(-1, span)
-    weights = torch.softmax(rows, dim=1).to(value.dtype)
+    masked = scores.reshape(batch, heads, length, span).float() * scaling + mask
+    weights = torch.softmax(masked.reshape(-1, span), dim=1).to(value.dtype)
     if seeds is not None:
         weights = drop(weights, dropout, seeds)
     attended = torch.bmm(weights.reshape(-1, length, span), value.reshape(-1, span, width))

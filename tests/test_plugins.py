@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from babyllama import plugins
+from babyllama.attention import PLAIN, RECOMPUTE
 from babyllama.errors import ConfigError
 from babyllama.schema import Config
 from tests.test_train import config_for, corpus, weights
@@ -190,13 +191,14 @@ def test_an_own_architecture_resumes_exactly_and_reloads(tmp_path: Path, tiny_to
     ids = torch.randint(3, 300, (2, 20), generator=torch.Generator().manual_seed(0))
     greedy = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     found = {}
-    for attention in ("eager", "sdpa"):
+    for attention in ("eager", "sdpa", PLAIN, RECOMPUTE):
         model.set_attn_implementation(attention)
         found[attention] = model(input_ids=ids).logits
         assert torch.equal(
             model.generate(ids, use_cache=True, **greedy), model.generate(ids, use_cache=False, **greedy)
         )
-    assert torch.allclose(found["eager"], found["sdpa"], atol=1e-4)
+    for logits in found.values():
+        assert torch.allclose(logits, found["eager"], atol=1e-4)
     later = ids.clone()
     later[:, 10:] = 5
     assert torch.allclose(model(input_ids=later).logits[:, :10], found["sdpa"][:, :10], atol=1e-5), "causal"
