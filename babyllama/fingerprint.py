@@ -29,6 +29,8 @@ BOOKKEEPING = {
         "torch_compile",
         "attention",
         "threads",
+        "keep_freed_memory",
+        "tf32",
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }

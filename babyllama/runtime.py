@@ -1,8 +1,8 @@
 """How a run is computed: device, precision, attention, compiling, threads, allocator. Decided once, in one place.
 
 The decision is printed in one line, saved with every checkpoint and used again on resume, because each part of it
-changes the last bits of the weights. Every choice can be set in the config (`training.bf16`, `training.torch_compile`,
-`training.attention`, `training.device`); `auto` picks what was measured to be fastest (docs/performance.md).
+changes the last bits of the weights. Every choice can be set in the config (`training.bf16`, `torch_compile`, `attention`,
+`threads`, `keep_freed_memory`, `tf32`, `device`); `auto` picks what was measured to be fastest (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Runtime:
     compile: str
     threads: int
     processes: int = 1
+    keep_freed_memory: bool = True
+    tf32: bool = True
 
     def line(self) -> str:
         """The decision in one line for the terminal."""
@@ -48,9 +50,10 @@ class Runtime:
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
         several = f", {self.processes} processes" if self.processes > 1 else ""
         each = " each" if threads and several else ""
-        return (
-            f"runtime: {self.device}, {self.precision}, {self.attention} attention, {compiled}{several}{threads}{each}"
-        )
+        off = "" if self.keep_freed_memory else ", freed memory given back"
+        off += ", no TF32" if self.device.startswith("cuda") and not self.tf32 else ""
+        chosen = f"{self.device}, {self.precision}, {self.attention} attention, {compiled}"
+        return f"runtime: {chosen}{several}{threads}{each}{off}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint and training_metrics.json."""
@@ -100,7 +103,8 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     if attention == "auto":
         attention = _attention(device, config.data.seq_length, compiling, num_parameters)
     threads = training.threads or distributed.threads_per_process() or torch.get_num_threads()
-    return Runtime(device, precision, attention, compiling, threads, distributed.world_size())
+    kept, tf32 = training.keep_freed_memory, training.tf32
+    return Runtime(device, precision, attention, compiling, threads, distributed.world_size(), kept, tf32)
 
 
 def _precision(training: TrainingConfig, device: str) -> str:
@@ -193,9 +197,10 @@ def apply(runtime: Runtime) -> None:
     import torch
 
     torch.set_num_threads(runtime.threads)
-    keep_freed_memory()
+    if runtime.keep_freed_memory:
+        keep_freed_memory()
     if runtime.device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+        torch.set_float32_matmul_precision("high" if runtime.tf32 else "highest")  # for what stays in float32
     if runtime.compile != "off":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
 

@@ -164,6 +164,10 @@ class TrainingConfig(Section):
     """Attention implementation; auto: plain on CPU up to 512 tokens (docs/performance.md), else sdpa."""
     threads: Optional(Annotated[int, Field(ge=1)]) = None
     """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
+    keep_freed_memory: bool = True
+    """Let glibc's malloc keep large freed buffers for the next step instead of giving them back (Linux)."""
+    tf32: bool = True
+    """TF32 for the products that stay in float32, on a CUDA GPU that has it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     fsdp: bool = False

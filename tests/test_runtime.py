@@ -30,6 +30,23 @@ def test_threads_are_torchs_or_the_configs() -> None:
     assert _decide(_config(threads=1)).threads == 1
 
 
+def test_allocator_and_tf32_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = _decide(_config(keep_freed_memory=False, tf32=False))
+    assert (decided.keep_freed_memory, decided.tf32) == (False, False)
+    assert "freed memory given back" in decided.line()
+    asked = []
+    monkeypatch.setattr(rt, "keep_freed_memory", lambda: asked.append(True))
+    rt.apply(decided)
+    assert not asked
+    rt.apply(_decide(_config()))
+    assert asked == [True]
+
+
+def test_a_record_without_the_newer_choices_is_read() -> None:
+    older = {k: v for k, v in _decide(_config()).to_dict().items() if k not in {"keep_freed_memory", "tf32"}}
+    assert rt.Runtime(**older) == _decide(_config())
+
+
 def test_fp16_without_a_gpu_runs_otherwise_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert _decide(_config(fp16=True)).precision in {"bf16", "fp32"}
     assert "fp16 needs a CUDA GPU" in capsys.readouterr().out
