@@ -1,8 +1,9 @@
 """How a run is computed: device, precision, attention, compiling, threads, allocator. Decided once, in one place.
 
 The decision is printed in one line, saved with every checkpoint and used again on resume, because each part of it
-changes the last bits of the weights. Every choice can be set in the config (`training.bf16`, `torch_compile`, `attention`,
-`threads`, `keep_freed_memory`, `tf32`, `device`); `auto` picks what was measured to be fastest (docs/performance.md).
+changes the last bits of the weights. Every choice can be set in the config: `training.bf16`, `torch_compile`,
+`attention`, `threads`, `keep_freed_memory`, `tf32`, `device`; `auto` picks what was measured to be fastest
+(docs/performance.md).
 """
 
 from __future__ import annotations
