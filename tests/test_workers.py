@@ -71,7 +71,7 @@ def test_a_killed_worker_is_one_line() -> None:
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = (
         "import os, time\nfrom babyllama.workers import ordered_map\n"
-        "def work(n):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(30)\n"  # one write each: lines do not mix
+        "def work(n):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(30)\n"  # one write a line
         "list(ordered_map(work, range(4), 2))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
