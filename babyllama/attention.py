@@ -13,15 +13,15 @@ Importing this module registers both.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from babyllama.dropout import draw_seeds, drop
+from babyllama.dropout import computed_again, draw_seeds, drop
 
 PLAIN, RECOMPUTE = "plain", "recompute"
 
@@ -60,53 +60,42 @@ def attend(
     return attended.reshape(batch, heads, length, width)
 
 
-def _attention(
+def attention(
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    scaling: float | None,
-    dropout: float,
-    recompute: bool,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    recompute: bool = False,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` on what Transformers passes; seeds are drawn outside, so that a second computation drops the same."""
+    """`attend` as Transformers calls it.
+
+    Args:
+        module: Whose attention it is; not looked at.
+        query: (B, H, T, E).
+        key: (B, K, S, E).
+        value: (B, K, S, E).
+        attention_mask: (B or 1, 1, T, S), added to the scores.
+        scaling: Factor of the scores; None: one over the root of E.
+        dropout: Probability with which a weight is dropped. Seeds are drawn outside of what may be computed twice, so
+            that the second time drops the same weights.
+        recompute: Compute scores and probabilities again in the backward pass instead of keeping them.
+
+    Returns:
+        (B, T, H, E), and None for the weights, which are not given out.
+    """
     seeds = draw_seeds(query.device) if dropout else None
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     given = (query.to(value.dtype), key.to(value.dtype), value, attention_mask, factor, dropout, seeds)
-    if recompute and torch.is_grad_enabled():
-        attended = checkpoint(attend, *given, use_reentrant=False, preserve_rng_state=False)
-    else:
-        attended = attend(*given)
-    return attended.transpose(1, 2).contiguous(), None  # (B, T, H, E); weights are not given out
+    attended = computed_again(attend, *given) if recompute else attend(*given)
+    return attended.transpose(1, 2).contiguous(), None
 
 
-def plain_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention that keeps its scores and probabilities; called by Transformers."""
-    return _attention(query, key, value, attention_mask, scaling, dropout, recompute=False)
-
-
-def recomputed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention that computes scores and probabilities again in the backward pass; called by Transformers."""
-    return _attention(query, key, value, attention_mask, scaling, dropout, recompute=True)
-
+plain_attention, recomputed_attention = attention, partial(attention, recompute=True)
 
 for _name, _function in ((PLAIN, plain_attention), (RECOMPUTE, recomputed_attention)):
     AttentionInterface.register(_name, _function)

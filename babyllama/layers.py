@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from babyllama import attention
 from babyllama.dropout import hashed_dropout
+from babyllama.loss import wide
 from babyllama.runtime import Runtime
 
 
@@ -57,7 +58,7 @@ def install_vector_forms(layer: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.forward = types.MethodType(_dropout_forward, module)  # type: ignore[method-assign]
         elif isinstance(module, NewGELUActivation):
-            module.forward = types.MethodType(_gelu_forward, module)  # type: ignore[method-assign]
+            module.forward = gelu_by_sigmoid  # type: ignore[method-assign]
 
 
 def _dropout_forward(self: nn.Dropout, input: Tensor) -> Tensor:
@@ -66,18 +67,14 @@ def _dropout_forward(self: nn.Dropout, input: Tensor) -> Tensor:
     return hashed_dropout(input, self.p)
 
 
-def _gelu_forward(self: nn.Module, input: Tensor) -> Tensor:
-    return gelu_by_sigmoid(input)
-
-
 def gelu_by_sigmoid(values: Tensor) -> Tensor:
     """GPT-2's GELU, x/2 (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3), by way of (1 + tanh u)/2 = sigmoid(2u).
 
     The same function; compiled, forward and backward pass take 4.0 ms instead of 9.1 for 2,048 x 3,072 entries.
     """
-    wide = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    twice = 2 * math.sqrt(2 / math.pi) * wide * (1 + 0.044715 * wide * wide)
-    return (wide * torch.sigmoid(twice)).to(values.dtype)
+    x = values.to(wide(values.dtype))
+    twice = 2 * math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)
+    return (x * torch.sigmoid(twice)).to(values.dtype)
 
 
 def rotate_pairs(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:

@@ -51,9 +51,7 @@ def _block(
     valid = (labels != IGNORE).unsqueeze(1)  # (R, 1)
     target = labels.clamp(min=0).unsqueeze(1)
     top = logits.amax(dim=1, keepdim=True)
-    powers = torch.exp(
-        logits - top
-    )  # one exponential an entry: 4.3 ms for 1,024 x 16,000 where logsumexp's two take 6.3
+    powers = torch.exp(logits - top)  # the only one an entry: 4.3 ms for 1,024 x 16,000, logsumexp's second made it 6.3
     total = powers.sum(dim=1, keepdim=True)
     losses = torch.where(valid, top + total.log() - logits.gather(1, target), 0.0)
     columns = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)

@@ -161,7 +161,7 @@ class TrainingConfig(Section):
     torch_compile: AutoBool = "auto"
     """Compile the layers; auto: where the run is long enough to earn the compile time back."""
     attention: Literal["auto", "plain", "recompute", "eager", "sdpa"] = "auto"
-    """Attention implementation; auto: plain on CPU up to 512 tokens (docs/performance.md), else sdpa."""
+    """Attention; auto: on a CPU up to 512 tokens plain, from 50M parameters recompute, uncompiled eager; else sdpa."""
     threads: Optional(Annotated[int, Field(ge=1)]) = None
     """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
     keep_freed_memory: bool = True
