@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from babyllama.runtime import fast_low_precision
 from babyllama.schema import TrainingConfig
 
 NEWTON_SCHULZ_STEPS = 4  # torch's five end no better (1.9041 against 1.9028 bits per byte), three worse (1.9133)
@@ -56,11 +57,11 @@ class BatchedMuon(torch.optim.Muon):
 
 
 def _whole(update: Tensor) -> Tensor:
-    """A matrix that FSDP shares out, gathered: its orthogonal neighbour cannot be found from a part of it.
+    """Gather a matrix that FSDP shards, since its orthogonal neighbour cannot be found from a part of it.
 
-    In bfloat16, which is what `orthogonalize` computes in, so half the bytes and the same numbers.
+    It is gathered in the precision that `orthogonalize` computes in: in bfloat16, half the bytes and the same numbers.
     """
-    return update.bfloat16().full_tensor() if hasattr(update, "full_tensor") else update
+    return update.to(fast_low_precision(update.device)).full_tensor() if hasattr(update, "full_tensor") else update
 
 
 def _shared_out(update: Tensor, like: Tensor) -> Tensor:
@@ -81,7 +82,10 @@ def _by_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
 
 
 def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Push all singular values of each matrix towards 1: Newton-Schulz iterations in bfloat16.
+    """Push all singular values of each matrix towards 1 with Newton-Schulz iterations.
+
+    They run in bfloat16 where the device multiplies it quickly and in float32 elsewhere: on a processor of 2 cores
+    without bf16 instructions the 42 matrices of llama-10M take 0.144 s in float32 and 4.16 s in bfloat16.
 
     Args:
         matrices: (N, m, n).
@@ -90,10 +94,10 @@ def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], st
         eps: Lower bound of the norm divided by.
 
     Returns:
-        (N, m, n) bfloat16; singular values between about 0.7 and 1.2.
+        (N, m, n) in the precision computed in; singular values between about 0.7 and 1.2.
     """
     a, b, c = coefficients
-    x = matrices.bfloat16()
+    x = matrices.to(fast_low_precision(matrices.device))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):

@@ -157,3 +157,21 @@ def test_orthogonal_matrices_of_either_orientation(shape: tuple[int, ...]) -> No
     singular = torch.linalg.svdvals(found)
     assert 0.6 < singular.min() <= singular.max() < 1.3
     torch.testing.assert_close(left.mT @ found @ right, torch.eye(64).expand(shape[0], 64, 64), atol=0.4, rtol=0)
+
+
+def test_without_bf16_instructions_muon_iterates_in_float32(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bfloat16 product would be 170 times slower there: it must not happen, so here it is made to fail."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    matrices = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
+    assert orthogonalize(matrices, (3.4445, -4.7750, 2.0315), NEWTON_SCHULZ_STEPS, 1e-7).dtype == torch.float32
+    products = []
+    real = torch.baddbmm
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        products.append(args[1].dtype)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "baddbmm", watched)
+    model = copy.deepcopy(tiny_llama)
+    _steps(model, build_optimizer(model, MUON), 0, 1)
+    assert set(products) == {torch.float32}

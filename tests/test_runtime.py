@@ -106,3 +106,17 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 def test_layers_of_the_three_architectures_are_found(tiny_llama: Any, tiny_gpt2: Any, tiny_gptj: Any) -> None:
     assert [len(decoder_layers(model)) for model in (tiny_llama, tiny_gpt2, tiny_gptj)] == [2, 2, 2]
     assert decoder_layers(torch.nn.Linear(2, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ATEN_CPU_CAPABILITY", "avx2"), ("ATEN_CPU_CAPABILITY", "default"), ("ONEDNN_MAX_CPU_ISA", "AVX2")],
+)
+def test_a_lowered_instruction_set_has_no_fast_bf16(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setattr(rt, "_processor_has_bf16", lambda: True)
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    assert rt.fast_low_precision("cpu") == torch.bfloat16
+    monkeypatch.setenv(variable, value)
+    assert rt.fast_low_precision("cpu") == torch.float32
+    assert _decide(_config()).precision == "fp32"
