@@ -221,6 +221,15 @@ def _typed_prompts() -> Any:
             yield line.rstrip("\n")
 
 
+def _surprisal(argv: Sequence[str]) -> int:
+    """Surprisal of words, regions and texts in bits: a table of stimuli in, a table out."""
+    from babyllama.evaluation import surprisal_command
+
+    parser = argparse.ArgumentParser(prog="main.py surprisal", description=_surprisal.__doc__)
+    surprisal_command.add_arguments(parser)
+    return surprisal_command.run(parser.parse_args(argv))
+
+
 def _presets(argv: Sequence[str]) -> int:
     """List the presets: parameters, memory to train, tokens per step."""
     argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
@@ -358,6 +367,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),
+    "surprisal": (_surprisal, "surprisal of words, regions and texts of a table"),
     "presets": (_presets, "table of the presets"),
     "schema": (_schema, "JSON Schema of the configuration"),
     "test": (_test, "lint and tests (run_tests.py)"),
