@@ -230,6 +230,15 @@ def _surprisal(argv: Sequence[str]) -> int:
     return surprisal_command.run(parser.parse_args(argv))
 
 
+def _corpus(argv: Sequence[str]) -> int:
+    """Look a corpus through: what it holds, what is double, what of an evaluation stands in it."""
+    from babyllama.corpus import command
+
+    parser = argparse.ArgumentParser(prog="main.py corpus", description=_corpus.__doc__)
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv))
+
+
 def _presets(argv: Sequence[str]) -> int:
     """List the presets: parameters, memory to train, tokens per step."""
     argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
@@ -367,6 +376,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
     "generate": (_generate, "prompt in, text out"),
+    "corpus": (_corpus, "what a corpus holds: duplicates, leaks, languages, encoding"),
     "surprisal": (_surprisal, "surprisal of words, regions and texts of a table"),
     "presets": (_presets, "table of the presets"),
     "schema": (_schema, "JSON Schema of the configuration"),
