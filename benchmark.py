@@ -27,10 +27,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.cli import command_line, run_command
-from babyllama.console import say
-from babyllama.errors import BabyLlamaError, CheckpointError, ConfigError
-from babyllama.jsonio import write_json
+from babyllama.common.command import run_command
+from babyllama.common.console import say
+from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
+from babyllama.common.files import write_json
+from babyllama.common.provenance import command_line
 
 if TYPE_CHECKING:
     from babyllama.benchmark_config import BenchmarkConfig
@@ -334,8 +335,8 @@ class BenchmarkSuite:
 
     def results(self) -> dict[str, Any]:
         """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
+        from babyllama.common.provenance import versions
         from babyllama.compare_runs import ScoredRun, compare_all, contestants, items_of, metrics_of, ranking
-        from babyllama.run_record import versions
 
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
         teams = contestants([run.name for run in self.runs], self._groups())

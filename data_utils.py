@@ -28,7 +28,13 @@ from babyllama.cleaners import (
     domain_of,
     remove_speaker_labels,
 )
-from babyllama.console import transfer
+from babyllama.common.cache_folders import Building, cache_home, content_key, read_sealed, remember_large, seal
+from babyllama.common.console import transfer
+from babyllama.common.disk_space import check_space
+from babyllama.common.errors import DataError
+from babyllama.common.file_hashes import file_hash
+from babyllama.common.files import atomic_path, write_text_atomic
+from babyllama.common.process_pool import worker_count
 from babyllama.corpus_text import (
     CorpusText,
     Source,
@@ -40,27 +46,12 @@ from babyllama.corpus_text import (
     train_on,
     unfinished,
 )
-from babyllama.disk import check_space
 from babyllama.documents import DIALOGUES, Document, explain_rule
-from babyllama.errors import DataError
-from babyllama.file_stamps import file_hash
-from babyllama.jsonio import atomic_path, write_text_atomic
-from babyllama.runtime import cache_home
 from babyllama.schema import DataConfig
 from babyllama.splits import at_most_words, bounded_share, hold_out
 from babyllama.text_shards import TRAIN
 from babyllama.token_build import build_splits
-from babyllama.token_store import (
-    Building,
-    TokenSplit,
-    content_key,
-    open_split,
-    read_sealed,
-    remember_large,
-    seal,
-    write_split,
-)
-from babyllama.workers import worker_count
+from babyllama.token_store import TokenSplit, open_split, write_split
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

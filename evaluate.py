@@ -24,10 +24,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.cli import add_debug_flag, at_least, command_line, run_command
-from babyllama.console import printable, progress, say
-from babyllama.errors import ConfigError, DataError
-from babyllama.jsonio import to_json, write_json, write_text_atomic
+from babyllama.common.command import add_debug_flag, at_least, run_command
+from babyllama.common.console import printable, progress, say
+from babyllama.common.errors import ConfigError, DataError
+from babyllama.common.files import to_json, write_json, write_text_atomic
+from babyllama.common.provenance import command_line
 
 if TYPE_CHECKING:
     from babyllama.documents import Document
@@ -81,7 +82,8 @@ class ModelEvaluator:
         screen_pairs: bool = False,
     ) -> None:
         from babyllama.checkpoint_loading import load_model, load_tokenizer_of
-        from babyllama.runtime import keep_freed_memory, resolve_device
+        from babyllama.common.glibc_memory import keep_freed_memory
+        from babyllama.runtime import resolve_device
         from babyllama.scoring import BATCH_TOKENS
 
         keep_freed_memory()
@@ -115,7 +117,7 @@ class ModelEvaluator:
     @cached_property
     def training_metrics(self) -> dict[str, Any]:
         """training_metrics.json of the run, empty where there is none."""
-        from babyllama.jsonio import read_json
+        from babyllama.common.files import read_json
 
         path = self.checkpoint / "training_metrics.json"
         return read_json(path) if path.is_file() else {}
@@ -324,7 +326,7 @@ class ModelEvaluator:
 
     def header(self) -> dict[str, Any]:
         """What was scored, how and by which versions."""
-        from babyllama.run_record import versions
+        from babyllama.common.provenance import versions
 
         return {
             "schema_version": SCHEMA_VERSION,

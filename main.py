@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.cli import add_config_flags, at_least, config_from_args, read_config, run_command
-from babyllama.console import is_main_process, printable, say
-from babyllama.errors import ConfigError
+from babyllama.cli import add_config_flags, config_from_args, read_config
+from babyllama.common.command import at_least, run_command
+from babyllama.common.console import is_main_process, printable, say
+from babyllama.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from babyllama.schema import Config
@@ -85,7 +86,7 @@ def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
 
 def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any]) -> None:
     """The figures that matter, three samples, where everything is, and what to type next."""
-    from babyllama.formats import human_seconds
+    from babyllama.common.units import human_seconds
 
     say()
     say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
@@ -144,7 +145,7 @@ def _synthetic(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
 
     from babyllama import synthetic
-    from babyllama.jsonio import to_json, write_text_atomic
+    from babyllama.common.files import to_json, write_text_atomic
 
     folder = Path(args.output)
     held_out = synthetic.held_out(args.seed)
@@ -253,8 +254,8 @@ def _schema(argv: Sequence[str]) -> int:
     """Print the JSON Schema of the configuration, for editors."""
     argparse.ArgumentParser(prog="main.py schema", description=_schema.__doc__).parse_args(argv)
 
+    from babyllama.common.files import to_json
     from babyllama.config import json_schema
-    from babyllama.jsonio import to_json
 
     say(to_json(json_schema()))
     return 0

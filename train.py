@@ -18,13 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama import distributed
-from babyllama.cli import add_config_flags, command_line, config_from_args, run_command
+from babyllama.cli import add_config_flags, config_from_args
+from babyllama.common import distributed
+from babyllama.common.command import run_command
+from babyllama.common.console import is_main_process, say
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json, write_json
+from babyllama.common.provenance import command_line
 from babyllama.config import run_dir as run_folder
 from babyllama.config import save_config
-from babyllama.console import is_main_process, say
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json, write_json
 from babyllama.schema import Config
 
 if TYPE_CHECKING:
@@ -180,17 +182,17 @@ def start_trainer(
     config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any], runtime: Runtime | None
 ) -> BabyTrainer:
     """Model and Trainer, with the run folder opened for them. `runtime` is that of the checkpoint on a resume."""
-    from babyllama import disk
     from babyllama import runtime as rt
     from babyllama.callbacks import CheckpointGuard
+    from babyllama.common import disk_space
     from babyllama.tracking import WandbLog
 
     model = create_model(config, data.tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     needed = config.training.save_total_limit + 1
     if is_main_process():
-        disk.check_writable(run_dir)
-        disk.check_space(run_dir, needed * disk.checkpoint_bytes(size), "checkpoints")
+        disk_space.check_writable(run_dir)
+        disk_space.check_space(run_dir, needed * disk_space.checkpoint_bytes(size), "checkpoints")
     runtime = reuse_or_decide(config, data, runtime, size)
     say(f"model: {config.model.type}, {size:,} parameters")
     say(runtime.line())

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.schema import Config
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from babyllama.cli import add_debug_flag
+from babyllama.common.command import add_debug_flag
+from babyllama.common.errors import ConfigError
 from babyllama.config import read_yaml
-from babyllama.errors import ConfigError
 from babyllama.schema import Optional, Section
 
 

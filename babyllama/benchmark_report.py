@@ -10,8 +10,8 @@ from typing import Any
 
 from babyllama import benchmark_plots as plots
 from babyllama.benchmark_tables import comparison_table, cost_table, quality_table, ranking_table, speed_table
-from babyllama.console import printable
-from babyllama.jsonio import write_text_atomic
+from babyllama.common.console import printable
+from babyllama.common.files import write_text_atomic
 from babyllama.report import page_templates
 
 SAMPLES_SHOWN = 3

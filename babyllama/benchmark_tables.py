@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from babyllama.formats import human_bytes, human_count, human_seconds
+from babyllama.common.units import human_bytes, human_count, human_seconds
 
 FORMATS = ("table", "markdown", "csv", "latex")
 DASH = "–"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.errors import CheckpointError
-from babyllama.jsonio import read_json
+from babyllama.common.errors import CheckpointError
+from babyllama.common.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

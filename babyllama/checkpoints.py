@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from babyllama import __version__
-from babyllama.console import say, warn
-from babyllama.errors import CheckpointError, ConfigError
+from babyllama.common.console import say, warn
+from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.common.files import finite, fsync_file, fsync_folder, read_json, to_json, write_json
 from babyllama.fingerprint import LENGTH, differences
-from babyllama.jsonio import finite, fsync_file, fsync_folder, read_json, to_json, write_json
 
 MANIFEST = "checkpoint_manifest.json"
 RUN_FINGERPRINT = "run_fingerprint.json"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from babyllama import distributed
-from babyllama.console import is_main_process, say
-from babyllama.errors import BabyLlamaError, ConfigError
+from babyllama.common.command import add_debug_flag
+from babyllama.common.console import say
+from babyllama.common.errors import ConfigError
 
 # flag, config key, type, help
 FLAGS: list[tuple[str, str, Callable[[str], Any], str]] = [
@@ -37,19 +33,6 @@ SWITCHES: list[tuple[str, str, str]] = [
     ("--bf16", "training.bf16", "bfloat16"),
     ("--torch-compile", "training.torch_compile", "compile the layers"),
 ]
-
-
-def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """A type for argparse: a number not below `low`."""
-
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not value >= low:
-            raise argparse.ArgumentTypeError(f"{text}: at least {low:g}")
-        return value
-
-    number.__name__ = kind.__name__
-    return number
 
 
 def _spellings(flag: str) -> list[str]:
@@ -83,11 +66,6 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what another run left in the folder")
     add_debug_flag(parser)
-
-
-def add_debug_flag(parser: argparse.ArgumentParser) -> None:
-    """`--debug`: tracebacks."""
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -149,79 +127,3 @@ def name_after_corpus(config: Any, *, named: bool) -> None:
     if config.data.train_path != "synthetic":
         name = f"{name}-{corpus_stem(config.data.train_path)}"
     config.model.name = name
-
-
-def command_line() -> str:
-    """This process's command as a user types it."""
-    processes, here = distributed.world_size(), distributed.local_world_size()
-    launcher = "python"
-    if processes > 1:
-        nodes = f"--nnodes {processes // here} " if processes > here else ""
-        launcher = f"torchrun {nodes}--nproc-per-node {here}"
-    return f"{launcher} " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def resume_command() -> str:
-    """This process's command with the flag that goes on from the newest checkpoint."""
-    command = command_line()
-    return command if "--resume_from_checkpoint" in command else f"{command} --resume_from_checkpoint"
-
-
-def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command line; errors become one line each on standard error and their exit code.
-
-    Of several processes only the first speaks as long as they do not know of each other (all of them meet the same
-    error), then the one that has something to say.
-
-    Args:
-        command: Takes the arguments (None: the process's), returns an exit code.
-        argv: Arguments without the program's name.
-    """
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
-    if distributed.world_size() > 2:  # before torch is loaded: DDP warns of what plan.py asks for on purpose
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    try:
-        return command(argv)
-    except KeyboardInterrupt:
-        if is_main_process():
-            print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output left (| head)
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        code = _tell(error, debug)
-    if distributed.joined():
-        sys.stdout.flush()
-        os._exit(code)  # the others may be gone: taking down what connects them could wait for ever
-    return code
-
-
-def _tell(error: Exception, debug: bool) -> int:
-    """Print what there is to say of an error, and give its exit code."""
-    silent = isinstance(error, distributed.Elsewhere) or not (is_main_process() or distributed.joined())
-    if silent:
-        return getattr(error, "exit_code", 1)
-    if not isinstance(error, BabyLlamaError):
-        return _unexpected(error, debug)
-    if debug:
-        traceback.print_exc()
-    for line in str(error).split("\n"):
-        print(f"error: {line}", file=sys.stderr, flush=True)
-    return error.exit_code
-
-
-def _unexpected(error: Exception, debug: bool) -> int:
-    from babyllama.disk import is_disk_full
-
-    if debug:
-        traceback.print_exc()
-    if is_disk_full(error):
-        print(f"error: the disk is full: {error}", file=sys.stderr)
-        return 5
-    if isinstance(error, PermissionError):
-        print(f"error: {error.filename}: no permission to write; choose another --output-dir", file=sys.stderr)
-        return 5
-    first = str(error).strip().split("\n")[0]
-    print(f"internal error: {type(error).__name__}: {first} (--debug shows the traceback)", file=sys.stderr)
-    return 1

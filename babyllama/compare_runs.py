@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.seed_statistics import compare_seeds
 from babyllama.statistics import Comparison, bootstrap_draws, compare_choices, compare_documents, holm
 

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from babyllama.errors import ConfigError
-from babyllama.jsonio import write_text_atomic
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import write_text_atomic
 from babyllama.schema import (
     CURRICULUM_DIFFICULTIES,
     Config,

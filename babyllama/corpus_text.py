@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from babyllama.console import transfer
+from babyllama.common.cache_folders import Building, content_key, read_sealed, seal
+from babyllama.common.console import transfer
+from babyllama.common.errors import ConfigError
+from babyllama.common.glibc_memory import give_back_memory
+from babyllama.common.process_pool import WorkerLost
 from babyllama.documents import Document
-from babyllama.errors import ConfigError
 from babyllama.splits import held_out_places, part_document
 from babyllama.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, TextShards
 from babyllama.token_build import Selection
-from babyllama.token_store import Building, content_key, read_sealed, seal
-from babyllama.workers import WorkerLost, give_back_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

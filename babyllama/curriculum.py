@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from babyllama.console import is_main_process, say
-from babyllama.jsonio import write_json
+from babyllama.common.console import is_main_process, say
+from babyllama.common.files import write_json
 from babyllama.schema import Config
 
 CURVE = "curriculum.json"

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from babyllama import plugins
-from babyllama.console import progress, say
+from babyllama.common.console import progress, say
+from babyllama.common.errors import ConfigError
 from babyllama.documents import Document
-from babyllama.errors import ConfigError
 from babyllama.packing import PackedDataset
 from babyllama.schema import CURRICULUM_DIFFICULTIES, Config
 from babyllama.token_store import TokenSplit

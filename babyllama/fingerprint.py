@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.schema import Config
 
 # Keys that do not change the weights of a run on one machine.

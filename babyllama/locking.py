@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from babyllama import distributed
-from babyllama.console import is_main_process
-from babyllama.errors import ConfigError, DiskError
+from babyllama.common import distributed
+from babyllama.common.console import is_main_process
+from babyllama.common.errors import ConfigError, DiskError
 
 LOCK = ".lock"
 OWNER = ".lock_owner"

@@ -6,8 +6,8 @@ GPU that is done by itself with a notice; on a CPU, where memory is usually take
 
 from __future__ import annotations
 
-from babyllama.distributed import world_size
-from babyllama.errors import BabyLlamaError
+from babyllama.common.distributed import world_size
+from babyllama.common.errors import BabyLlamaError
 from babyllama.runtime import Runtime
 from babyllama.schema import TrainingConfig
 

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from babyllama.common.errors import DataError
 from babyllama.documents import Document
-from babyllama.errors import DataError
 from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.statistics import RESAMPLES, bootstrap_ratio
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from babyllama.console import say
-from babyllama.errors import CheckpointError
-from babyllama.jsonio import write_json
+from babyllama.common.console import say
+from babyllama.common.errors import CheckpointError
+from babyllama.common.files import write_json
 from babyllama.milestones import saved_milestones
 from babyllama.report import MILESTONE_RESULTS, write_run_report
 

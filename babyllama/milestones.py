@@ -22,13 +22,13 @@ import numpy as np
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from babyllama import disk
+from babyllama.common import disk_space
+from babyllama.common.console import is_main_process, say
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import fsync_file, fsync_folder, read_json, write_json
+from babyllama.common.units import parse_count, short_words
 from babyllama.config import read_yaml, save_config
-from babyllama.console import is_main_process, say
 from babyllama.data_order import epoch_order
-from babyllama.errors import ConfigError
-from babyllama.formats import parse_count, short_words
-from babyllama.jsonio import fsync_file, fsync_folder, read_json, write_json
 from babyllama.schema import Config
 from babyllama.sharding import is_sharded, whole_weights
 from babyllama.word_counts import WordCounter
@@ -197,7 +197,7 @@ def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total
         beyond = ", ".join(PREFIX + short_words(target) for target in targets[len(milestones) :])
         say(f"milestones beyond this run's {int(words.sum()):,} words: {beyond}")
     weights = sum(parameter.numel() for parameter in trainer.model.parameters()) * 4
-    disk.check_space(run_dir, len(milestones) * weights, "milestones")
+    disk_space.check_space(run_dir, len(milestones) * weights, "milestones")
     trainer.add_callback(MilestoneSaver(trainer, milestones, data.tokenizer, config, run_dir))
 
 

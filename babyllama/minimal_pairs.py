@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from babyllama.metrics import encode_text, first_context
 from babyllama.pair_scoring import score_pairs, supports_pairs
 from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from babyllama.formats import human_count, human_seconds
-from babyllama.jsonio import read_json, write_text_atomic
+from babyllama.common.files import read_json, write_text_atomic
+from babyllama.common.units import human_count, human_seconds
 
 BODY = """
 # {name}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.architectures import TABLE
-from babyllama.distributed import world_size as world_size
-from babyllama.errors import ConfigError
+from babyllama.common.distributed import world_size as world_size
+from babyllama.common.errors import ConfigError
 from babyllama.optim import schedule_arguments, warmup_length
 from babyllama.runtime import Runtime
 from babyllama.schema import Config

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from babyllama.errors import BabyLlamaError, ConfigError
+from babyllama.common.errors import BabyLlamaError, ConfigError
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {}
 """Name -> builder(config, tokenizer) -> model."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from babyllama import plots
-from babyllama.console import printable
-from babyllama.formats import human_bytes, human_count, human_seconds
-from babyllama.jsonio import read_json, write_text_atomic
+from babyllama.common.console import printable
+from babyllama.common.files import read_json, write_text_atomic
+from babyllama.common.units import human_bytes, human_count, human_seconds
 
 REPORT = "report.html"
 MILESTONE_RESULTS = "milestone_results.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from babyllama.console import say
+from babyllama.common.console import say
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -5,15 +5,13 @@ comparison of runs.
 from __future__ import annotations
 
 import math
-import platform
 import resource
 import statistics
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import babyllama
+from babyllama.common.provenance import versions
 from babyllama.schema import Config
 
 if TYPE_CHECKING:
@@ -21,19 +19,6 @@ if TYPE_CHECKING:
 
     from babyllama.documents import Document
     from babyllama.trainer import BabyTrainer
-
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what computes the figures."""
-    found = {"babyllama": babyllama.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def peak_memory_bytes(device: str) -> int:

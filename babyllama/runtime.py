@@ -8,18 +8,18 @@ changes the last bits of the weights. Every choice can be set in the config: `tr
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama import distributed
-from babyllama.console import say
-from babyllama.errors import ConfigError
+from babyllama.common import distributed
+from babyllama.common.cache_folders import cache_home
+from babyllama.common.console import say
+from babyllama.common.errors import ConfigError
+from babyllama.common.glibc_memory import keep_freed_memory
 from babyllama.schema import Config, TrainingConfig
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ CPU_FLOPS_PER_CORE = 2.5e11  # 6 x parameters x tokens a second that an eager st
 
 # What ONEDNN_MAX_CPU_ISA may say that leaves no bf16 matrix product (oneDNN's documentation, "CPU dispatcher control").
 ONEDNN_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True)
@@ -215,23 +212,6 @@ def possible(runtime: Runtime) -> bool:
     return compiler and (runtime.device != "cpu" or runtime.threads <= (os.cpu_count() or 1))
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to keep large freed buffers instead of giving each back to the kernel.
-
-    A training step frees and takes the same large buffers again and again; by default each is a fresh mmap whose
-    pages the kernel zeroes one by one. Keeping them made the plain head nearly twice as fast (docs/performance.md).
-
-    Returns:
-        Whether the setting was made (Linux with glibc only).
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    top = 2**31 - 1
-    done = [libc.mallopt(key, value) for key, value in ((_M_TRIM_THRESHOLD, top), (_M_TOP_PAD, 64 * 2**20))]
-    return all(done) and bool(libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)) and bool(libc.mallopt(-4, 0))
-
-
 def apply(runtime: Runtime) -> None:
     """Set what belongs to the process: threads, allocator, TF32, the inductor cache's folder."""
     import torch
@@ -243,9 +223,3 @@ def apply(runtime: Runtime) -> None:
         torch.set_float32_matmul_precision("high" if runtime.tf32 else "highest")  # for what stays in float32
     if runtime.compile != "off":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
-
-
-def cache_home() -> Path:
-    """The user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
-    given = os.environ.get("BABYLLAMA_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "babyllama"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from babyllama.formats import parse_count
+from babyllama.common.units import parse_count
 
 CURRICULUM_DIFFICULTIES = ("length", "rarity", "domain", "loss")
 

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from babyllama.jsonio import atomic_path, to_json
-from babyllama.runtime import cache_home
+from babyllama.common.cache_folders import cache_home
+from babyllama.common.files import atomic_path, to_json
 
 SCORING_MODULES = (
     *("completion", "consistency", "generation", "metrics", "minimal_pairs", "pair_scoring", "scoring", "statistics"),

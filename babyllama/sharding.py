@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.schema import Config, TrainingConfig
 
 if TYPE_CHECKING:

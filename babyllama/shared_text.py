@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from babyllama.common.errors import BabyLlamaError
 from babyllama.documents import Document, documents_fingerprint
-from babyllama.errors import BabyLlamaError
 
 
 def shared_documents(runs: Sequence[Any]) -> tuple[list[Document] | None, str]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from babyllama.console import warn
+from babyllama.common.console import warn
 
 PATIENCE = 25.0  # torchrun and Slurm kill 30 s after SIGTERM
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1

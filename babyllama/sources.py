@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from babyllama.cleaners import domain_of
+from babyllama.common.errors import DataError
 from babyllama.documents import Document, document_rule, split_lines
-from babyllama.errors import DataError
 
 TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
 RECORDS = (".jsonl", ".parquet")

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, get_args
 
+from babyllama.common.errors import ConfigError
 from babyllama.config import SECTIONS, read_yaml, run_name
-from babyllama.errors import ConfigError
 from babyllama.fingerprint import BOOKKEEPING
 from babyllama.schema import Config
 

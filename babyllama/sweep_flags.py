@@ -10,7 +10,7 @@ from typing import Any
 
 from babyllama.benchmark_config import BenchmarkConfig
 from babyllama.cli import FLAGS, SWITCHES, flags_of, read_config
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.sweep import Plan, SweepOptions, value_text
 
 BENCHMARKS = (

@@ -28,12 +28,11 @@ from typing import Any
 
 from babyllama import checkpoints
 from babyllama.benchmark_tables import TableData
-from babyllama.cli import command_line
-from babyllama.console import say, warn
-from babyllama.errors import ConfigError, Interrupted
-from babyllama.formats import human_count, human_seconds
-from babyllama.jsonio import read_json, write_json, write_text_atomic
-from babyllama.run_record import versions
+from babyllama.common.console import say, warn
+from babyllama.common.errors import ConfigError, Interrupted
+from babyllama.common.files import read_json, write_json, write_text_atomic
+from babyllama.common.provenance import command_line, versions
+from babyllama.common.units import human_count, human_seconds
 from babyllama.signals import StopSignals
 from babyllama.sweep import Plan, Run, check_extension, value_text
 

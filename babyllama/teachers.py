@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from babyllama.checkpoint_loading import load_model, load_tokenizer_of
-from babyllama.console import say
+from babyllama.common.console import say
+from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.distillation import Head, Recipe, distillation_loss
-from babyllama.errors import CheckpointError, ConfigError
 from babyllama.layers import prepare_layers
 from babyllama.loss import IGNORE, install_loss
 from babyllama.runtime import Runtime

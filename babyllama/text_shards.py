@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from babyllama.common.cache_folders import checksum
+from babyllama.common.files import read_json, write_json
+from babyllama.common.process_pool import ordered_map
 from babyllama.documents import Document
-from babyllama.jsonio import read_json, write_json
-from babyllama.token_store import checksum
-from babyllama.workers import ordered_map
 
 SHARD_CHARACTERS = 2_000_000  # enough for a worker's second, small beside a corpus
 UNUSED, TRAIN, HELD = 0, 1, 2

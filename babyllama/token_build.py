@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from babyllama.common.process_pool import ordered_map
 from babyllama.text_shards import TextShards, read_facts, write_facts
 from babyllama.token_store import write_index
 from babyllama.word_pieces import DocumentEncoder
-from babyllama.workers import ordered_map
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -18,8 +18,8 @@ from urllib.parse import urlparse
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from babyllama.console import is_main_process, say, warn
-from babyllama.jsonio import write_text_atomic
+from babyllama.common.console import is_main_process, say, warn
+from babyllama.common.files import write_text_atomic
 from babyllama.schema import Config
 
 DEFAULT_PROJECT = "babyllama"

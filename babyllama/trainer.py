@@ -7,7 +7,7 @@ What is replaced, and why:
 * `training_step`: a loss that is not finite stops the run before anything is saved (on CPU within the step, on a GPU
   at the next log line, because reading the flag would make the GPU wait).
 * Several processes (`torchrun`): the curve's chunks are shared out and their sums gathered; a loss that is not finite
-  or a signal at one process stops all of them at the same step (`babyllama.distributed`).
+  or a signal at one process stops all of them at the same step (`babyllama.common.distributed`).
 * `log`: every entry also says tokens, words and seconds, which is what curves are compared by.
 """
 
@@ -25,13 +25,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
-from babyllama import checkpoints, distributed, sharding
+from babyllama import checkpoints, sharding
 from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
-from babyllama.cli import resume_command
-from babyllama.console import say
+from babyllama.common import distributed
+from babyllama.common.console import say
+from babyllama.common.disk_space import is_disk_full
+from babyllama.common.errors import DiskError, Interrupted, NumericError
+from babyllama.common.provenance import resume_command
 from babyllama.data_order import EpochSampler
-from babyllama.disk import is_disk_full
-from babyllama.errors import DiskError, Interrupted, NumericError
 from babyllama.flops import flops_per_token, known_peak
 from babyllama.loss import IGNORE, shift_labels
 from babyllama.optim import build_optimizer

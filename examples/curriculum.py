@@ -22,7 +22,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from babyllama.console import say
+from babyllama.common.console import say
 from babyllama.plugins import register_callback, register_difficulty
 
 JOINS = re.compile(r"\b(?:and|but|because|that|which|who|whom|whose|when|while|if|although|before|after|so)\b|,", re.I)

@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from babyllama.cli import run_command
+from babyllama.common.command import run_command
+from babyllama.common.console import say
 from babyllama.config import config_from_dict
-from babyllama.console import say
 from train import train
 
 TEACHER = {"hidden_size": 96, "n_layer": 3, "n_head": 3}

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 from babyllama import sharding
 from babyllama.architectures import build_model
-from babyllama.jsonio import write_json
+from babyllama.common.files import write_json
 from babyllama.layers import decoder_layers
 from babyllama.loss import install_fused_loss
 from babyllama.optim import build_optimizer

@@ -15,11 +15,11 @@ from babyllama.benchmark_plots import pareto_front
 from babyllama.benchmark_report import render, verdicts
 from babyllama.benchmark_tables import TableData, all_tables, quality_table
 from babyllama.benchmark_tables import render as render_table
-from babyllama.cli import run_command
+from babyllama.common.command import run_command
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 from babyllama.compare_runs import ScoredRun, compare_all, contestants, items_of, metrics_of
 from babyllama.consistency import consistency
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json
 from benchmark import BenchmarkSuite
 
 TEXT = "".join(

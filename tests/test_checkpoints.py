@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from babyllama import checkpoints, disk
-from babyllama.errors import CheckpointError, ConfigError, DiskError
+from babyllama import checkpoints
+from babyllama.common import disk_space
+from babyllama.common.errors import CheckpointError, ConfigError, DiskError
+from babyllama.common.files import write_json
 from babyllama.fingerprint import check_resume, differences, training_fingerprint
-from babyllama.jsonio import write_json
 from babyllama.locking import run_lock
 from babyllama.schema import Config
 from babyllama.signals import StopSignals
@@ -178,7 +179,7 @@ def test_the_fingerprint_holds_what_changes_the_weights() -> None:
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from babyllama.locking import run_lock\n"
-        "from babyllama.errors import ConfigError\n"
+        "from babyllama.common.errors import ConfigError\n"
         "try:\n    with run_lock(Path(sys.argv[1])): print('got it')\n"
         "except ConfigError as e: print(e)\n"
     )
@@ -209,15 +210,15 @@ def test_the_second_signal_ends_at_once() -> None:
 
 
 def test_disk_space_and_full_disks(tmp_path: Path) -> None:
-    disk.check_space(tmp_path, 1000, "a test")
+    disk_space.check_space(tmp_path, 1000, "a test")
     with pytest.raises(DiskError, match="needed for a test"):
-        disk.check_space(tmp_path, 10**18, "a test")
-    disk.check_writable(tmp_path / "new")
+        disk_space.check_space(tmp_path, 10**18, "a test")
+    disk_space.check_writable(tmp_path / "new")
     (tmp_path / "file").write_text("x")
     with pytest.raises(DiskError, match="cannot be written"):
-        disk.check_writable(tmp_path / "file" / "sub")
+        disk_space.check_writable(tmp_path / "file" / "sub")
     wrapped = RuntimeError("failed")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert disk.is_disk_full(wrapped)
-    assert disk.is_disk_full(RuntimeError("PytorchStreamWriter failed writing file"))
-    assert not disk.is_disk_full(ValueError("x"))
+    assert disk_space.is_disk_full(wrapped)
+    assert disk_space.is_disk_full(RuntimeError("PytorchStreamWriter failed writing file"))
+    assert not disk_space.is_disk_full(ValueError("x"))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from babyllama.cli import add_config_flags, config_from_args
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 from babyllama.config import (
     config_notices,
     corpus_stem,
@@ -16,8 +18,6 @@ from babyllama.config import (
     run_dir,
     save_config,
 )
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = "model:\n  type: Llama\n"

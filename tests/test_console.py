@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from babyllama import console
-from babyllama.console import transfer
+from babyllama.common import console
+from babyllama.common.console import transfer
 
 
 @pytest.mark.parametrize(

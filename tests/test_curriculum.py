@@ -13,12 +13,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from babyllama import plugins
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 from babyllama.config import config_from_dict
 from babyllama.curriculum import CurriculumDataset, Pacing
 from babyllama.data_order import EpochSampler, shuffled
 from babyllama.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json
 from babyllama.packing import PackedDataset, collate_packed
 from babyllama.schema import CurriculumConfig
 from babyllama.token_store import TokenSplit

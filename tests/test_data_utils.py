@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import data_utils
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 from babyllama.schema import DataConfig
 from data_utils import DataProcessor
 from tests.test_train import corpus

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from babyllama import distillation
+from babyllama.common.errors import ConfigError
 from babyllama.config import config_from_dict
 from babyllama.distillation import Head, Recipe, distillation_loss
-from babyllama.errors import ConfigError
 from babyllama.report import read_log
 from babyllama.schema import DistillationConfig
 from tests.test_train import config_for, corpus, weights

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from babyllama import distributed, signals
+from babyllama import signals
 from babyllama.checkpoints import checkpoint_folders, is_complete, verify
+from babyllama.common import distributed
+from babyllama.common.errors import ConfigError, NumericError
+from babyllama.common.files import read_json
 from babyllama.config import save_config
-from babyllama.errors import ConfigError, NumericError
-from babyllama.jsonio import read_json
 from babyllama.report import read_log
 from babyllama.schema import Config
 from babyllama.sharding import check_sharding, sharding_arguments

@@ -13,7 +13,9 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def test_every_name_of_the_api_reference_exists() -> None:
-    rows = re.findall(r"^\| `([\w.]+)(?:\(.*?\))?` \| (.*) \|$", (ROOT / "API_REFERENCE.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([\w.]+)(?:\(.*?\))?` \| (.*) \|$", (ROOT / "API_REFERENCE.md").read_text(encoding="utf-8"), re.M
+    )
     assert len(rows) > 15
     for name, text in rows:
         module, _, attribute = name.rpartition(".")
@@ -24,16 +26,18 @@ def test_every_name_of_the_api_reference_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
 def test_the_guides_messages_are_in_the_code() -> None:
     """Each message of the chapter is the text of a string in the code (f-string parts joined by anything)."""
-    guide = (ROOT / "TRAINING_GUIDE.md").read_text().split("## When something goes wrong")[1]
+    guide = (ROOT / "TRAINING_GUIDE.md").read_text(encoding="utf-8").split("## When something goes wrong")[1]
     messages = [m.strip("`") for m in re.findall(r"^\| (`.+?`+) \| ", guide, re.M)]
-    code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *(ROOT / "babyllama").glob("*.py")])
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.py"), *(ROOT / "babyllama").rglob("*.py")]
+    )
     joined = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
     assert len(messages) > 25
     for message in messages:
@@ -41,14 +45,14 @@ def test_the_guides_messages_are_in_the_code() -> None:
 
 
 def test_the_presets_of_the_readme_exist() -> None:
-    table = (ROOT / "README.md").read_text().split("## Presets")[1].split("## ")[0]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Presets")[1].split("## ")[0]
     named = set(re.findall(r"(?:llama|gpt|babylm|distillation)[\w-]*\d*M?[\w-]*", table))
     files = {path.stem for path in (ROOT / "config").glob("*.yaml")}
     assert files <= named
 
 
 def _documented(section: str) -> set[str]:
-    text = (ROOT / "docs/results.md").read_text().split(f"## {section}")[1].split("\n## ")[0]
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8").split(f"## {section}")[1].split("\n## ")[0]
     return set(re.findall(r"`([\w.*]+)`", text))
 
 

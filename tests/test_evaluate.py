@@ -13,12 +13,12 @@ import pytest
 
 import evaluate
 from babyllama import plugins
-from babyllama.cli import run_command
+from babyllama.common.command import run_command
+from babyllama.common.errors import CheckpointError, ConfigError, DataError
+from babyllama.common.files import read_json
 from babyllama.completion import completion_accuracy, completion_items
 from babyllama.documents import Document
-from babyllama.errors import CheckpointError, ConfigError, DataError
 from babyllama.generation import distinct, generate, generation_figures, repetition
-from babyllama.jsonio import read_json
 from babyllama.speed import generation_speed
 from babyllama.token_statistics import token_statistics
 from evaluate import ModelEvaluator

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from babyllama.jsonio import read_json
+from babyllama.common.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

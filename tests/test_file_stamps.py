@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from babyllama import file_stamps
-from babyllama.file_stamps import are_as_remembered, file_hash, remember, stamp_of, wait_until_settled
-from babyllama.jsonio import read_json, write_json
+from babyllama.common import file_hashes
+from babyllama.common.file_hashes import are_as_remembered, file_hash, remember, stamp_of, wait_until_settled
+from babyllama.common.files import read_json, write_json
 
 
 def _settled(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write, and let the last change be long ago without waiting two seconds."""
     path.write_bytes(content)
-    monkeypatch.setattr(file_stamps, "RACY_SECONDS", 0.05)
+    monkeypatch.setattr(file_hashes, "RACY_SECONDS", 0.05)
     wait_until_settled([path])
 
 
@@ -64,9 +64,9 @@ def test_a_damaged_record_is_no_record(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_waiting_ends_when_the_last_change_is_old_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_stamps, "RACY_SECONDS", 0.2)
+    monkeypatch.setattr(file_hashes, "RACY_SECONDS", 0.2)
     (tmp_path / "a").write_bytes(b"x")
     started = time.monotonic()
     wait_until_settled([tmp_path / "a"])
     assert 0.05 < time.monotonic() - started < 1
-    assert file_stamps.is_settled(stamp_of(tmp_path / "a"))
+    assert file_hashes.is_settled(stamp_of(tmp_path / "a"))

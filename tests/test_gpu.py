@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from babyllama.common.files import read_json
 from babyllama.config import save_config
-from babyllama.jsonio import read_json
 from babyllama.loss import fused_linear_cross_entropy
 from evaluate import ModelEvaluator
 from tests.test_train import config_for, corpus

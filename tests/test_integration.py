@@ -12,8 +12,8 @@ import pytest
 import main
 import run_tests
 from babyllama import plugins
-from babyllama.cli import run_command
-from babyllama.jsonio import read_json
+from babyllama.common.command import run_command
+from babyllama.common.files import read_json
 from tests.test_train import corpus
 
 ROOT = Path(__file__).resolve().parent.parent

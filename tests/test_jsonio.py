@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from babyllama.console import printable, progress
-from babyllama.jsonio import atomic_path, read_json, to_json, write_json, write_text_atomic
+from babyllama.common.console import printable, progress
+from babyllama.common.files import atomic_path, read_json, to_json, write_json, write_text_atomic
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from babyllama.common.errors import DataError
 from babyllama.documents import Document
-from babyllama.errors import DataError
 from babyllama.metrics import rolling_windows, score_documents, summarize
 from babyllama.scoring import backbone_and_head, batches_by_length, token_log_probs
 from babyllama.statistics import bootstrap_ratio, wilson

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from babyllama import checkpoints
+from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.common.files import read_json
 from babyllama.config import config_from_dict
 from babyllama.data_order import shuffled
-from babyllama.errors import CheckpointError, ConfigError
-from babyllama.jsonio import read_json
 from babyllama.milestones import saved_milestones, targets_of
 from babyllama.packing import PackedDataset
 from babyllama.schema import CurriculumConfig

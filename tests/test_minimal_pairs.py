@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from babyllama.minimal_pairs import Pair, evaluate_pairs, load_pairs, score_sentences, summarize_pairs
 
 GOOD = {"UID": "u", "pairID": "0", "sentence_good": "The dog ran.", "sentence_bad": "The dog run.", "field": "f"}

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from babyllama.architectures import build_model_config, count_parameters, default_heads, ignored_dropouts
+from babyllama.common.errors import ConfigError
 from babyllama.config import load_config, preset_paths
-from babyllama.errors import ConfigError
 from babyllama.presets import presets, presets_table
 from babyllama.schema import Config
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from babyllama import runtime as rt
-from babyllama.errors import ConfigError
+from babyllama.common.cache_folders import cache_home
+from babyllama.common.errors import ConfigError
 from babyllama.layers import decoder_layers
 from babyllama.schema import Config
 
@@ -98,9 +99,9 @@ def test_the_runtime_survives_the_checkpoint() -> None:
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("BABYLLAMA_CACHE", str(tmp_path))
-    assert rt.cache_home() == tmp_path
+    assert cache_home() == tmp_path
     monkeypatch.delenv("BABYLLAMA_CACHE")
-    assert rt.cache_home().name == "babyllama"
+    assert cache_home().name == "babyllama"
 
 
 def test_layers_of_the_three_architectures_are_found(tiny_llama: Any, tiny_gpt2: Any, tiny_gptj: Any) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from babyllama.schema import DataConfig
 from babyllama.sources import find_files, hub_documents, read_documents, read_lines
 from data_utils import DataProcessor

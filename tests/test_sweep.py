@@ -19,10 +19,10 @@ import pytest
 import main
 from babyllama import plugins
 from babyllama.benchmark_config import run_folders
-from babyllama.cli import run_command
+from babyllama.common.command import run_command
+from babyllama.common.errors import ConfigError, Interrupted
+from babyllama.common.files import read_json, write_json
 from babyllama.config import load_config, read_yaml
-from babyllama.errors import ConfigError, Interrupted
-from babyllama.jsonio import read_json, write_json
 from babyllama.schema import Config
 from babyllama.signals import StopSignals
 from babyllama.sweep import Axis, Plan, Run, SweepOptions, check_extension, plan_sweep, recipe_name, value_text

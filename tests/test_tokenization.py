@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from babyllama.errors import ConfigError
-from babyllama.jsonio import read_json
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 from babyllama.tokenization import (
     encode_documents,
     load_tokenizer,

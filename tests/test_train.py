@@ -14,9 +14,9 @@ import torch
 
 import train as train_module
 from babyllama import memory, plugins
+from babyllama.common.errors import CheckpointError, ConfigError, NumericError
+from babyllama.common.files import read_json
 from babyllama.config import load_config
-from babyllama.errors import CheckpointError, ConfigError, NumericError
-from babyllama.jsonio import read_json
 from babyllama.memory import OutOfMemory
 from babyllama.plan import plan_run
 from babyllama.report import read_log

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from babyllama.errors import DataError
-from babyllama.workers import WorkerLost, ordered_map, worker_count
+from babyllama.common.errors import DataError
+from babyllama.common.process_pool import WorkerLost, ordered_map, worker_count
 
 ROOT = Path(__file__).resolve().parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
@@ -70,7 +70,7 @@ def test_a_killed_worker_is_one_line() -> None:
 @linux
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = (
-        "import os, time\nfrom babyllama.workers import ordered_map\n"
+        "import os, time\nfrom babyllama.common.process_pool import ordered_map\n"
         "def work(n):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(30)\n"  # one write a line
         "list(ordered_map(work, range(4), 2))\n"
     )

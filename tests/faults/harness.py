@@ -80,7 +80,7 @@ def start(
         log: Gets both streams.
         before: Done in the child first: limits, injected kills.
     """
-    from babyllama.cli import run_command
+    from babyllama.common.command import run_command
 
     sys.stdout.flush()
     sys.stderr.flush()

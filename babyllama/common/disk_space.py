@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from babyllama.errors import DiskError
-from babyllama.formats import human_bytes
+from babyllama.common.errors import DiskError
+from babyllama.common.units import human_bytes
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_MESSAGES = (

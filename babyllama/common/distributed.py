@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from babyllama.errors import BabyLlamaError, ConfigError
+from babyllama.common.errors import BabyLlamaError, ConfigError
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)  # rank 0 may prepare text or score for hours while the others wait

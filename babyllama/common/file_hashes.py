@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from babyllama.jsonio import read_json, write_json
+from babyllama.common.files import read_json, write_json
 
 LARGE_BYTES = 64_000_000  # at 1 GB/s the reading of less is not felt
 RACY_SECONDS = 2.0  # FAT's clock ticks in two seconds, ext4's in 4 ms

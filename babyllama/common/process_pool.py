@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from babyllama.errors import BabyLlamaError
+from babyllama.common.errors import BabyLlamaError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,17 +44,6 @@ def worker_count(wanted: int | None) -> int:
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
     return wanted or len(os.sched_getaffinity(0))
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system, so that workers forked from here do not hold it too (glibc; else nothing).
-
-    After a tokenizer's training on 300 MB: 114 MB instead of 380 in this process and in each worker.
-    """
-    import ctypes
-
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:

@@ -1,0 +1,42 @@
+"""What a result came from: the command as it was typed and the versions of the packages that computed it."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import babyllama
+from babyllama.common import distributed
+
+
+def command_line() -> str:
+    """This process's command as a user types it."""
+    processes, here = distributed.world_size(), distributed.local_world_size()
+    launcher = "python"
+    if processes > 1:
+        nodes = f"--nnodes {processes // here} " if processes > here else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {here}"
+    return f"{launcher} " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def resume_command() -> str:
+    """This process's command with the flag that goes on from the newest checkpoint."""
+    command = command_line()
+    return command if "--resume_from_checkpoint" in command else f"{command} --resume_from_checkpoint"
+
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what computes the figures."""
+    found = {"babyllama": babyllama.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
