@@ -32,6 +32,7 @@ from babyllama.common.console import say
 from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
 from babyllama.common.files import write_json
 from babyllama.common.provenance import command_line
+from babyllama.config.run_layout import TRAINING_LOG
 
 if TYPE_CHECKING:
     from babyllama.benchmark_config import BenchmarkConfig
@@ -398,7 +399,7 @@ class BenchmarkSuite:
             "window": run.evaluator.window,
             "cost": {key: metrics.get(key) for key in COST_KEYS},
             "benchmarks": run.results,
-            "log": [e for e in read_log(run.path / "log_history.jsonl") if "valid_loss" in e],
+            "log": [e for e in read_log(run.path / TRAINING_LOG) if "valid_loss" in e],
         }
 
     def save(self, results: dict[str, Any], output: str | Path = ".") -> Path:

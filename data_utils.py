@@ -1,6 +1,6 @@
 """From text to chunks of tokens: read, clean, split into documents, train a tokenizer, tokenize, chunk, cache.
 
-    from babyllama.schema import DataConfig
+    from babyllama.config.schema import DataConfig
     from data_utils import DataProcessor
 
     data = DataProcessor(DataConfig(train_path="my_texts/")).prepare_dataset()
@@ -35,6 +35,7 @@ from babyllama.common.errors import DataError
 from babyllama.common.file_hashes import file_hash
 from babyllama.common.files import atomic_path, write_text_atomic
 from babyllama.common.process_pool import worker_count
+from babyllama.config.schema import DataConfig
 from babyllama.corpus_text import (
     CorpusText,
     Source,
@@ -47,7 +48,6 @@ from babyllama.corpus_text import (
     unfinished,
 )
 from babyllama.documents import DIALOGUES, Document, explain_rule
-from babyllama.schema import DataConfig
 from babyllama.splits import at_most_words, bounded_share, hold_out
 from babyllama.text_shards import TRAIN
 from babyllama.token_build import build_splits

@@ -29,15 +29,15 @@ from babyllama.common.console import printable, progress, say
 from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.files import to_json, write_json, write_text_atomic
 from babyllama.common.provenance import command_line
+from babyllama.config.run_layout import EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES, TRAINING_CONFIG, TRAINING_METRICS
 
 if TYPE_CHECKING:
+    from babyllama.config.schema import Config
     from babyllama.documents import Document
     from babyllama.generation import Sample
     from babyllama.minimal_pairs import Pair
-    from babyllama.schema import Config
 
 SCHEMA_VERSION = 1
-RESULTS, ITEMS, SAMPLES = "evaluation_results.json", "evaluation_items.jsonl.gz", "generation_samples.txt"
 TASKS = ("perplexity", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
 DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
 
@@ -106,10 +106,10 @@ class ModelEvaluator:
     @cached_property
     def run_config(self) -> Config | None:
         """The configuration of the run that made the checkpoint, None where it is not ours."""
-        from babyllama.config import load_config
+        from babyllama.config.loading import load_config
 
         for folder in (self.checkpoint, self.checkpoint.parent):
-            path = folder / "training_config.yaml"
+            path = folder / TRAINING_CONFIG
             if path.is_file():
                 return load_config(path)
         return None
@@ -119,7 +119,7 @@ class ModelEvaluator:
         """training_metrics.json of the run, empty where there is none."""
         from babyllama.common.files import read_json
 
-        path = self.checkpoint / "training_metrics.json"
+        path = self.checkpoint / TRAINING_METRICS
         return read_json(path) if path.is_file() else {}
 
     @property
@@ -355,12 +355,12 @@ class ModelEvaluator:
         """
         from babyllama.report import write_evaluation_report
 
-        target = self.checkpoint / RESULTS if output is None else Path(output).expanduser()
+        target = self.checkpoint / EVALUATION_RESULTS if output is None else Path(output).expanduser()
         if target.suffix != ".json":
-            target = target / RESULTS
+            target = target / EVALUATION_RESULTS
         write_json(target, results)
         lines = "".join(to_json(item, indent=None) + "\n" for item in self.items)
-        (target.parent / ITEMS).write_bytes(gzip.compress(lines.encode(), mtime=0))
+        (target.parent / EVALUATION_ITEMS).write_bytes(gzip.compress(lines.encode(), mtime=0))
         samples = results.get("generation", {}).get("samples", [])
         if samples:
             blocks = [printable(sample["prompt"] + sample["completion"]) for sample in samples]

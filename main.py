@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.cli import add_config_flags, config_from_args, read_config
 from babyllama.common.command import at_least, run_command
 from babyllama.common.console import is_main_process, printable, say
 from babyllama.common.errors import ConfigError
+from babyllama.config.flags import add_config_flags, config_from_args, read_config
 
 if TYPE_CHECKING:
-    from babyllama.schema import Config
+    from babyllama.config.schema import Config
     from babyllama.sweep_runs import Sweep
 
 ROOT = Path(__file__).resolve().parent
@@ -167,7 +167,7 @@ def _tokenizer(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="folder to write")
     args = parser.parse_args(argv)
 
-    from babyllama.schema import DataConfig
+    from babyllama.config.schema import DataConfig
     from babyllama.tokenization import save_tokenizer, train_tokenizer
     from data_utils import DataProcessor
 
@@ -255,7 +255,7 @@ def _schema(argv: Sequence[str]) -> int:
     argparse.ArgumentParser(prog="main.py schema", description=_schema.__doc__).parse_args(argv)
 
     from babyllama.common.files import to_json
-    from babyllama.config import json_schema
+    from babyllama.config.loading import json_schema
 
     say(to_json(json_schema()))
     return 0
@@ -325,7 +325,7 @@ def sweep_parser() -> argparse.ArgumentParser:
 def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
     from babyllama.benchmark_tables import print_tables
-    from babyllama.config import save_config
+    from babyllama.config.loading import save_config
     from babyllama.sweep_flags import page_config
     from babyllama.sweep_runs import BEST, results_table, told_apart
     from benchmark import BenchmarkSuite

@@ -5,8 +5,8 @@ The steps, in order: prepare the text and the tokenizer, look at the run folder,
 the held-out documents. `main.py` runs this and then evaluates and reports; here nothing but the training happens.
 
 People import `create_model`, `build_trainer` and `train` from here; all three take the `Config` that
-`babyllama.config.load_config` gives. Started by `torchrun` or `accelerate launch`, every process runs all of this; what
-prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
+`babyllama.config.loading.load_config` gives. Started by `torchrun` or `accelerate launch`, every process
+runs all of this; what prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.cli import add_config_flags, config_from_args
 from babyllama.common import distributed
 from babyllama.common.command import run_command
 from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.common.provenance import command_line
-from babyllama.config import run_dir as run_folder
-from babyllama.config import save_config
-from babyllama.schema import Config
+from babyllama.config.flags import add_config_flags, config_from_args
+from babyllama.config.loading import save_config
+from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG, TRAINING_LOG, TRAINING_METRICS
+from babyllama.config.run_layout import run_dir as run_folder
+from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from babyllama.trainer import BabyTrainer
     from data_utils import PreparedData
 
-METRICS = "training_metrics.json"
-CONFIG = "training_config.yaml"
-LOG = "log_history.jsonl"
 CURVE_CHUNKS = 256  # held-out chunks of the curve unless data.eval_samples says otherwise
 
 
@@ -108,7 +106,7 @@ def _train_in_folder(
     with run_lock(run_dir), StopSignals() as signals:
         found = distributed.from_main(lambda: guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)))
         if found == "finished":
-            metrics = distributed.from_main(lambda: read_json(run_dir / METRICS))
+            metrics = distributed.from_main(lambda: read_json(run_dir / TRAINING_METRICS))
             return TrainResult(run_dir, metrics, already_finished=True)
         start = distributed.from_main(lambda: find_start(run_dir, resume, fingerprint))
         trainer = train_within_memory(config, data, run_dir, fingerprint, start, signals)
@@ -145,8 +143,8 @@ def _speak_as_its_origin(config: Config) -> None:
 
 def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
+    from babyllama.config.fingerprint import training_fingerprint
     from babyllama.curriculum import curriculum_fingerprint
-    from babyllama.fingerprint import training_fingerprint
     from babyllama.plugins import plugin_hashes
     from babyllama.tokenization import tokenizer_fingerprint
 
@@ -164,7 +162,7 @@ def find_start(
 ) -> tuple[Path | None, Runtime | None]:
     """The checkpoint to go on from and how it was computed; (None, None) at step 0."""
     from babyllama import checkpoints
-    from babyllama.fingerprint import check_resume
+    from babyllama.config.fingerprint import check_resume
     from babyllama.runtime import Runtime
 
     checkpoints.clean_leftovers(run_dir)
@@ -203,8 +201,8 @@ def start_trainer(
     if config.logging.wandb or "wandb" in config.logging.report_to:
         trainer.add_callback(WandbLog(config, run_dir))
     if is_main_process():
-        write_json(run_dir / "run_fingerprint.json", fingerprint)
-        save_config(config, run_dir / CONFIG)
+        write_json(run_dir / RUN_FINGERPRINT, fingerprint)
+        save_config(config, run_dir / TRAINING_CONFIG)
         data.tokenizer.save_pretrained(run_dir)
     return trainer
 
@@ -335,7 +333,7 @@ def build_trainer(
         distillation=sums,
     )
     trainer.add_callback(EpochSetter(train_set))
-    trainer.add_callback(LogFile(run_dir / LOG))
+    trainer.add_callback(LogFile(run_dir / TRAINING_LOG))
     trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
     trainer.add_callback(trainer.best)
@@ -433,7 +431,7 @@ def _finish(
             }
             for path in config.distillation.teachers
         ]
-    write_json(run_dir / METRICS, metrics)
+    write_json(run_dir / TRAINING_METRICS, metrics)
     write_model_card(run_dir)
     for callback in trainer.callback_handler.callbacks:
         if hasattr(callback, "finish"):

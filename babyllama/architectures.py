@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
-from babyllama.schema import Config
+from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

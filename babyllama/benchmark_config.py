@@ -21,8 +21,8 @@ from pydantic import Field, ValidationError
 
 from babyllama.common.command import add_debug_flag
 from babyllama.common.errors import ConfigError
-from babyllama.config import read_yaml
-from babyllama.schema import Optional, Section
+from babyllama.config.schema import Optional, Section
+from babyllama.config.yaml_reader import read_yaml
 
 
 class BenchmarkConfig(Section):

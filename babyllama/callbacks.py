@@ -17,7 +17,7 @@ from babyllama.common import distributed
 from babyllama.common.console import is_main_process, say
 from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
-from babyllama.schema import TrainingConfig
+from babyllama.config.schema import TrainingConfig
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import CheckpointError
 from babyllama.common.files import read_json
+from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ def _require(folder: Path) -> None:
         raise CheckpointError(f"{folder}: no such checkpoint folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: a file, not a checkpoint folder")
-    if not (folder / "config.json").is_file():
+    if not (folder / MODEL_CONFIG).is_file():
         inside = sorted(path.name for path in folder.glob("checkpoint-*"))
         hint = f"; did you mean {folder / inside[-1]}?" if inside else ""
         raise CheckpointError(f"{folder}: no config.json: not a model folder{hint}")
@@ -42,7 +43,7 @@ def _require_architecture(folder: Path) -> None:
     from transformers import CONFIG_MAPPING
 
     try:
-        kind = read_json(folder / "config.json").get("model_type")
+        kind = read_json(folder / MODEL_CONFIG).get("model_type")
     except (ValueError, AttributeError):
         return  # a damaged config.json: the loader says so
     if kind is None or kind in CONFIG_MAPPING:
@@ -56,11 +57,11 @@ def _require_architecture(folder: Path) -> None:
 
 def plugins_of(folder: Path) -> list[str]:
     """Paths of the plugins that the run of a folder (or of the folder around it) was configured with; not loaded."""
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
 
     for place in (folder, folder.parent):
-        if (place / "training_config.yaml").is_file():
-            return load_config(place / "training_config.yaml").plugins
+        if (place / TRAINING_CONFIG).is_file():
+            return load_config(place / TRAINING_CONFIG).plugins
     return []
 
 

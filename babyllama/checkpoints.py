@@ -20,37 +20,13 @@ from babyllama import __version__
 from babyllama.common.console import say, warn
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import finite, fsync_file, fsync_folder, read_json, to_json, write_json
-from babyllama.fingerprint import LENGTH, differences
+from babyllama.config.fingerprint import LENGTH, differences
+from babyllama.config.run_layout import MILESTONE, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
 
 MANIFEST = "checkpoint_manifest.json"
-RUN_FINGERPRINT = "run_fingerprint.json"
-TRAINING_METRICS = "training_metrics.json"
 MIN_KEPT = 2
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _LEFTOVER = re.compile(r"^checkpoint-\d+\.(?:deleting|incomplete|damaged)")
-# What a run writes beside its checkpoints; --overwrite removes these and nothing else.
-RUN_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "training_config.yaml",
-    TRAINING_METRICS,
-    RUN_FINGERPRINT,
-    "log_history.jsonl",
-    "README.md",
-    "report.html",
-    "wandb_id.txt",
-    "curriculum.json",
-    "milestone_results.json",
-    "evaluation_results.json",
-    "evaluation_items.jsonl.gz",
-    "evaluation_plots.png",
-    "generation_samples.txt",
-)
 
 
 def step_of(folder: Path) -> int:
@@ -289,12 +265,12 @@ def _clear(run_dir: Path, state: RunState) -> None:
     """Remove a run of ours, file by known name; anything else in the folder stays."""
     if not run_dir.is_dir():
         return
-    if not state.ours and (state.foreign_files or (run_dir / "config.json").exists()):
+    if not state.ours and (state.foreign_files or (run_dir / MODEL_CONFIG).exists()):
         raise ConfigError(f"{run_dir}: not a run of ours: --overwrite does not touch it. Choose another --model_name.")
     for folder in run_dir.iterdir():
         if folder.is_dir() and (step_of(folder) >= 0 or _LEFTOVER.match(folder.name)):
             _remove(folder) if step_of(folder) >= 0 else shutil.rmtree(folder, ignore_errors=True)
-        elif folder.name.startswith((".chck_", "chck_")) and (folder / "milestone.json").is_file():
+        elif folder.name.startswith((".chck_", "chck_")) and (folder / MILESTONE).is_file():
             shutil.rmtree(folder, ignore_errors=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)

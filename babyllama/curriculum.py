@@ -43,9 +43,9 @@ from torch.utils.data import Dataset, Subset
 
 from babyllama.common.console import is_main_process, say
 from babyllama.common.files import write_json
-from babyllama.schema import Config
+from babyllama.config.run_layout import CURRICULUM
+from babyllama.config.schema import Config
 
-CURVE = "curriculum.json"
 CURVE_POINTS = 200
 
 
@@ -248,7 +248,7 @@ def arrange(config: Config, data: Any, train_set: Any, total_steps: int, run_dir
     )
     if is_main_process():
         facts = {"difficulty": options.difficulty, "schedule": options.schedule, "start": options.start}
-        write_json(run_dir / CURVE, {"schema_version": 1, **facts, "full_at": options.full_at, "curve": curve})
+        write_json(run_dir / CURRICULUM, {"schema_version": 1, **facts, "full_at": options.full_at, "curve": curve})
     return arranged
 
 

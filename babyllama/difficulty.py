@@ -26,9 +26,9 @@ import numpy as np
 from babyllama import plugins
 from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError
+from babyllama.config.schema import CURRICULUM_DIFFICULTIES, Config
 from babyllama.documents import Document
 from babyllama.packing import PackedDataset
-from babyllama.schema import CURRICULUM_DIFFICULTIES, Config
 from babyllama.token_store import TokenSplit
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from babyllama.common.distributed import world_size
 from babyllama.common.errors import BabyLlamaError
+from babyllama.config.schema import TrainingConfig
 from babyllama.runtime import Runtime
-from babyllama.schema import TrainingConfig
 
 
 class OutOfMemory(BabyLlamaError):

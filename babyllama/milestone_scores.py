@@ -14,8 +14,9 @@ from typing import Any
 from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError
 from babyllama.common.files import write_json
+from babyllama.config.run_layout import MILESTONE_RESULTS
 from babyllama.milestones import saved_milestones
-from babyllama.report import MILESTONE_RESULTS, write_run_report
+from babyllama.report import write_run_report
 
 FIGURES = ("perplexity", "bits_per_byte", "bits_per_byte_ci", "average_loss")
 

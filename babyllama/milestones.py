@@ -27,13 +27,14 @@ from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import fsync_file, fsync_folder, read_json, write_json
 from babyllama.common.units import parse_count, short_words
-from babyllama.config import read_yaml, save_config
+from babyllama.config.loading import save_config
+from babyllama.config.run_layout import MILESTONE, TRAINING_CONFIG
+from babyllama.config.schema import Config
+from babyllama.config.yaml_reader import read_yaml
 from babyllama.data_order import epoch_order
-from babyllama.schema import Config
 from babyllama.sharding import is_sharded, whole_weights
 from babyllama.word_counts import WordCounter
 
-MILESTONE = "milestone.json"
 PREFIX = "chck_"
 SCHEDULES = Path(__file__).resolve().parent.parent / "config" / "milestones"
 
@@ -154,7 +155,7 @@ class MilestoneSaver(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         model.save_pretrained(folder, state_dict=weights)  # None: the model's own
         self.tokenizer.save_pretrained(folder)
-        save_config(self.config, folder / "training_config.yaml")
+        save_config(self.config, folder / TRAINING_CONFIG)
         write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
         for path in folder.iterdir():
             fsync_file(path)

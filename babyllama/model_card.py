@@ -7,6 +7,7 @@ from typing import Any
 
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
+from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_METRICS
 
 BODY = """
 # {name}
@@ -57,10 +58,10 @@ def write_model_card(run_dir: Path) -> Path:
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
 
-    metrics, model = read_json(run_dir / "training_metrics.json"), read_json(run_dir / "config.json")
-    config = load_config(run_dir / "training_config.yaml")
+    metrics, model = read_json(run_dir / TRAINING_METRICS), read_json(run_dir / MODEL_CONFIG)
+    config = load_config(run_dir / TRAINING_CONFIG)
     data = ModelCardData(
         library_name="transformers", pipeline_tag="text-generation", tags=["babyllama", model["model_type"]]
     )

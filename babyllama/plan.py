@@ -10,9 +10,9 @@ from typing import Any
 from babyllama.architectures import TABLE
 from babyllama.common.distributed import world_size as world_size
 from babyllama.common.errors import ConfigError
+from babyllama.config.schema import Config
 from babyllama.optim import schedule_arguments, warmup_length
 from babyllama.runtime import Runtime
-from babyllama.schema import Config
 from babyllama.sharding import sharding_arguments
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save

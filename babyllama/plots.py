@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.common.files import atomic_path
+from babyllama.config.run_layout import EVALUATION_PLOTS
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -256,7 +257,7 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
             axes.set_title(job[0])
             job[1](axes)
     figure.tight_layout()
-    target = output_dir / "evaluation_plots.png"
+    target = output_dir / EVALUATION_PLOTS
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from babyllama.architectures import count_parameters
 from babyllama.common.units import human_bytes, human_count
-from babyllama.config import load_config, preset_paths
+from babyllama.config.loading import load_config
+from babyllama.config.run_layout import preset_paths
 
 BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
 BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass

@@ -15,9 +15,15 @@ from babyllama import plots
 from babyllama.common.console import printable
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_bytes, human_count, human_seconds
-
-REPORT = "report.html"
-MILESTONE_RESULTS = "milestone_results.json"
+from babyllama.config.run_layout import (
+    CURRICULUM,
+    EVALUATION_RESULTS,
+    MILESTONE_RESULTS,
+    REPORT,
+    TRAINING_CONFIG,
+    TRAINING_LOG,
+    TRAINING_METRICS,
+)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def write_run_report(run_dir: Path, output_dir: Path | None = None, milestone_re
     Returns:
         The page's path.
     """
-    results = _load(run_dir / "evaluation_results.json")
+    results = _load(run_dir / EVALUATION_RESULTS)
     return _write(results, output_dir or run_dir, run_dir, milestone_results)
 
 
@@ -59,7 +65,7 @@ def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: 
         output_dir: Where they go.
         run_dir: The run that was scored: its curve and facts are shown too; None or a foreign folder: left out.
     """
-    log = read_log(run_dir / "log_history.jsonl") if run_dir else []
+    log = read_log(run_dir / TRAINING_LOG) if run_dir else []
     plots.write_evaluation_plots(results, output_dir, log)
     return _write(results, output_dir, run_dir)
 
@@ -67,9 +73,9 @@ def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: 
 def _write(
     results: dict[str, Any], output_dir: Path, run_dir: Path | None, milestone_results: Path | None = None
 ) -> Path:
-    metrics = _load(run_dir / "training_metrics.json") if run_dir else {}
-    log = read_log(run_dir / "log_history.jsonl") if run_dir else []
-    config = run_dir / "training_config.yaml" if run_dir else None
+    metrics = _load(run_dir / TRAINING_METRICS) if run_dir else {}
+    log = read_log(run_dir / TRAINING_LOG) if run_dir else []
+    config = run_dir / TRAINING_CONFIG if run_dir else None
     text = config.read_text() if config is not None and config.is_file() else ""
     page = render(results, metrics, log, text, learning(run_dir, milestone_results))
     write_text_atomic(output_dir / REPORT, page)
@@ -99,7 +105,7 @@ def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dic
     scored = _load(milestone_results or run_dir / MILESTONE_RESULTS).get("milestones", [])
     scores = {row["name"]: row for row in scored}
     rows = [{**facts, **scores.get(name, {})} for name, facts in saved.items()]
-    return {"curriculum": _load(run_dir / "curriculum.json"), "milestones": sorted(rows, key=lambda row: row["words"])}
+    return {"curriculum": _load(run_dir / CURRICULUM), "milestones": sorted(rows, key=lambda row: row["words"])}
 
 
 def render(

@@ -20,7 +20,7 @@ from babyllama.common.cache_folders import cache_home
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.glibc_memory import keep_freed_memory
-from babyllama.schema import Config, TrainingConfig
+from babyllama.config.schema import Config, TrainingConfig
 
 if TYPE_CHECKING:
     import torch

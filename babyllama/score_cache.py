@@ -16,12 +16,13 @@ from typing import Any
 
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.files import atomic_path, to_json
+from babyllama.config.run_layout import MODEL_CONFIG
 
 SCORING_MODULES = (
     *("completion", "consistency", "generation", "metrics", "minimal_pairs", "pair_scoring", "scoring", "statistics"),
     *("synthetic", "synthetic_pairs", "synthetic_rules", "grammar", "lexicon"),  # make the embedded corpus's pairs
 )
-WEIGHT_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
+WEIGHT_FILES = ("*.safetensors", MODEL_CONFIG, "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
-from babyllama.schema import Config, TrainingConfig
+from babyllama.config.schema import Config, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -26,9 +26,10 @@ from decimal import Decimal
 from typing import Any, get_args
 
 from babyllama.common.errors import ConfigError
-from babyllama.config import SECTIONS, read_yaml, run_name
-from babyllama.fingerprint import BOOKKEEPING
-from babyllama.schema import Config
+from babyllama.config.fingerprint import BOOKKEEPING
+from babyllama.config.run_layout import run_name
+from babyllama.config.schema import SECTIONS, Config
+from babyllama.config.yaml_reader import read_yaml
 
 DIGITS = 3  # significant digits of a drawn number: enough for any recipe, and it can be typed again
 TOLD = 20  # problems told; the rest is counted

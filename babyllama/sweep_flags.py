@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.benchmark_config import BenchmarkConfig
-from babyllama.cli import FLAGS, SWITCHES, flags_of, read_config
 from babyllama.common.errors import ConfigError
+from babyllama.config.flags import FLAGS, SWITCHES, flags_of, read_config
 from babyllama.sweep import Plan, SweepOptions, value_text
 
 BENCHMARKS = (

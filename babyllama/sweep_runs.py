@@ -33,12 +33,12 @@ from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json, write_text_atomic
 from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
+from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.signals import StopSignals
 from babyllama.sweep import Plan, Run, check_extension, value_text
 
 SCHEMA_VERSION = 1
 PLAN, RESULTS, TABLE, BEST, LOGS = "sweep.json", "sweep_results.json", "sweep_results.csv", "best.yaml", "logs"
-METRICS = "training_metrics.json"
 PASSED_ON_AFTER = 1.0  # seconds in which the child shows that a signal reached it, too
 DASH = "–"
 OPTIMISTIC = (
@@ -134,7 +134,7 @@ class Sweep:
     def metrics(self, name: str) -> dict[str, Any]:
         """A finished run's training_metrics.json, empty for another."""
         try:
-            found = dict(read_json(self.folder / name / METRICS))
+            found = dict(read_json(self.folder / name / TRAINING_METRICS))
         except (OSError, ValueError, TypeError):
             return {}
         return found if found.get("finished") else {}

@@ -17,11 +17,11 @@ from transformers.pytorch_utils import Conv1D
 from babyllama.checkpoint_loading import load_model, load_tokenizer_of
 from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.config.schema import Config
 from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.layers import prepare_layers
 from babyllama.loss import IGNORE, install_loss
 from babyllama.runtime import Runtime
-from babyllama.schema import Config
 from babyllama.scoring import backbone_and_head, is_backbone_and_head
 from babyllama.tokenization import tokenizer_fingerprint
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
+from babyllama.config.run_layout import MODEL_CONFIG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -138,7 +139,7 @@ def _loader(path: Path) -> Any:
     AutoTokenizer would load the same, after importing torch and every model's configuration: 2.0 s instead of 0.5.
     """
     names = path / "tokenizer_config.json"
-    if names.is_file() and not (path / "config.json").exists():
+    if names.is_file() and not (path / MODEL_CONFIG).exists():
         record = read_json(names)
         if record.get("tokenizer_class") in OWN_CLASSES and "auto_map" not in record:
             from transformers import PreTrainedTokenizerFast

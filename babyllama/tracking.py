@@ -20,7 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from babyllama.common.console import is_main_process, say, warn
 from babyllama.common.files import write_text_atomic
-from babyllama.schema import Config
+from babyllama.config.run_layout import WANDB_ID
+from babyllama.config.schema import Config
 
 DEFAULT_PROJECT = "babyllama"
 CONNECT_SECONDS = 3.0
@@ -59,7 +60,7 @@ def _netrc_key(host: str | None) -> str | None:
 
 
 def _run_id(run_dir: Path) -> str:
-    path = run_dir / "wandb_id.txt"
+    path = run_dir / WANDB_ID
     if not path.is_file():
         write_text_atomic(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()

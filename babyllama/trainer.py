@@ -32,13 +32,14 @@ from babyllama.common.console import say
 from babyllama.common.disk_space import is_disk_full
 from babyllama.common.errors import DiskError, Interrupted, NumericError
 from babyllama.common.provenance import resume_command
+from babyllama.config.run_layout import WEIGHTS
+from babyllama.config.schema import Config
 from babyllama.data_order import EpochSampler
 from babyllama.flops import flops_per_token, known_peak
 from babyllama.loss import IGNORE, shift_labels
 from babyllama.optim import build_optimizer
 from babyllama.packing import PackedDataset
 from babyllama.runtime import Runtime
-from babyllama.schema import Config
 from babyllama.signals import StopSignals
 
 
@@ -177,7 +178,7 @@ class BabyTrainer(Trainer):
         return True
 
     def _take_weights(self, checkpoint: Path) -> None:
-        weights = load_file(checkpoint / "model.safetensors")
+        weights = load_file(checkpoint / WEIGHTS)
         if sharding.is_sharded(self.model):
             sharding.put_weights(self.model, weights)
             return

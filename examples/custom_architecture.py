@@ -20,8 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from babyllama.architectures import build_model_config
+from babyllama.config.schema import Config
 from babyllama.plugins import register_architecture
-from babyllama.schema import Config
 
 
 class AlibiLlamaConfig(LlamaConfig):

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from babyllama.common.command import run_command
 from babyllama.common.console import say
-from babyllama.config import config_from_dict
+from babyllama.config.loading import config_from_dict
 from train import train
 
 TEACHER = {"hidden_size": 96, "n_layer": 3, "n_head": 3}

@@ -36,7 +36,7 @@ def _tiny(kind: str, tokenizer: Any) -> Any:
     import torch
 
     from babyllama.architectures import build_model
-    from babyllama.schema import Config
+    from babyllama.config.schema import Config
 
     torch.manual_seed(0)
     sizes = {"type": kind, "hidden_size": 32, "intermediate_size": 64, "n_layer": 2, "n_head": 2}

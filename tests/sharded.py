@@ -21,10 +21,10 @@ from torch.distributed.fsdp import fully_shard
 from babyllama import sharding
 from babyllama.architectures import build_model
 from babyllama.common.files import write_json
+from babyllama.config.schema import Config, TrainingConfig
 from babyllama.layers import decoder_layers
 from babyllama.loss import install_fused_loss
 from babyllama.optim import build_optimizer
-from babyllama.schema import Config, TrainingConfig
 
 STEPS = 6
 RECIPES = {

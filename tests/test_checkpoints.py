@@ -15,9 +15,9 @@ from babyllama import checkpoints
 from babyllama.common import disk_space
 from babyllama.common.errors import CheckpointError, ConfigError, DiskError
 from babyllama.common.files import write_json
-from babyllama.fingerprint import check_resume, differences, training_fingerprint
+from babyllama.config.fingerprint import check_resume, differences, training_fingerprint
+from babyllama.config.schema import Config
 from babyllama.locking import run_lock
-from babyllama.schema import Config
 from babyllama.signals import StopSignals
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")

@@ -6,18 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from babyllama.cli import add_config_flags, config_from_args
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.config import (
-    config_notices,
-    corpus_stem,
-    json_schema,
-    load_config,
-    preset_paths,
-    run_dir,
-    save_config,
-)
+from babyllama.config.flags import add_config_flags, config_from_args
+from babyllama.config.loading import config_notices, json_schema, load_config, save_config
+from babyllama.config.run_layout import corpus_stem, preset_paths, run_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = "model:\n  type: Llama\n"

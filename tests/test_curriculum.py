@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 from babyllama import plugins
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.config import config_from_dict
+from babyllama.config.loading import config_from_dict
+from babyllama.config.schema import CurriculumConfig
 from babyllama.curriculum import CurriculumDataset, Pacing
 from babyllama.data_order import EpochSampler, shuffled
 from babyllama.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
 from babyllama.packing import PackedDataset, collate_packed
-from babyllama.schema import CurriculumConfig
 from babyllama.token_store import TokenSplit
 from tests.test_train import config_for, corpus, weights
 from train import train

@@ -9,7 +9,7 @@ import pytest
 
 import data_utils
 from babyllama.common.errors import ConfigError
-from babyllama.schema import DataConfig
+from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
 from tests.test_train import corpus
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from babyllama import distillation
 from babyllama.common.errors import ConfigError
-from babyllama.config import config_from_dict
+from babyllama.config.loading import config_from_dict
+from babyllama.config.schema import DistillationConfig
 from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.report import read_log
-from babyllama.schema import DistillationConfig
 from tests.test_train import config_for, corpus, weights
 from train import train
 

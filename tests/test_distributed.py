@@ -22,9 +22,9 @@ from babyllama.checkpoints import checkpoint_folders, is_complete, verify
 from babyllama.common import distributed
 from babyllama.common.errors import ConfigError, NumericError
 from babyllama.common.files import read_json
-from babyllama.config import save_config
+from babyllama.config.loading import save_config
+from babyllama.config.schema import Config
 from babyllama.report import read_log
-from babyllama.schema import Config
 from babyllama.sharding import check_sharding, sharding_arguments
 from tests.test_train import corpus, weights
 from train import train

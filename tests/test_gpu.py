@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from babyllama.common.files import read_json
-from babyllama.config import save_config
+from babyllama.config.loading import save_config
 from babyllama.loss import fused_linear_cross_entropy
 from evaluate import ModelEvaluator
 from tests.test_train import config_for, corpus

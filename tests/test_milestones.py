@@ -18,11 +18,11 @@ import pytest
 from babyllama import checkpoints
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
-from babyllama.config import config_from_dict
+from babyllama.config.loading import config_from_dict
+from babyllama.config.schema import CurriculumConfig
 from babyllama.data_order import shuffled
 from babyllama.milestones import saved_milestones, targets_of
 from babyllama.packing import PackedDataset
-from babyllama.schema import CurriculumConfig
 from babyllama.token_store import TokenSplit
 from babyllama.word_counts import WordCounter, word_begins
 from tests.test_train import config_for, corpus, weights

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from babyllama.config.schema import TrainingConfig
 from babyllama.optim import (
     NEWTON_SCHULZ_STEPS,
     BatchedMuon,
@@ -19,7 +20,6 @@ from babyllama.optim import (
     schedule_arguments,
     warmup_length,
 )
-from babyllama.schema import TrainingConfig
 
 MUON = TrainingConfig(optimizer="muon", lr=0.01, muon_adamw_lr=0.003, weight_decay=0.1)
 

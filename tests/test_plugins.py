@@ -14,7 +14,7 @@ import pytest
 from babyllama import plugins
 from babyllama.attention import PLAIN, RECOMPUTE
 from babyllama.common.errors import ConfigError
-from babyllama.schema import Config
+from babyllama.config.schema import Config
 from tests.test_train import config_for, corpus, weights
 from train import create_model, train
 

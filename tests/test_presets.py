@@ -8,9 +8,10 @@ import pytest
 
 from babyllama.architectures import build_model_config, count_parameters, default_heads, ignored_dropouts
 from babyllama.common.errors import ConfigError
-from babyllama.config import load_config, preset_paths
+from babyllama.config.loading import load_config
+from babyllama.config.run_layout import preset_paths
+from babyllama.config.schema import Config
 from babyllama.presets import presets, presets_table
-from babyllama.schema import Config
 
 SIZED = sorted(name for name in preset_paths() if re.search(r"\d+M", name))
 

@@ -10,8 +10,8 @@ import torch
 from babyllama import runtime as rt
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.errors import ConfigError
+from babyllama.config.schema import Config
 from babyllama.layers import decoder_layers
-from babyllama.schema import Config
 
 
 def _config(seq_length: int = 128, **training: Any) -> Config:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from babyllama.common.errors import DataError
-from babyllama.schema import DataConfig
+from babyllama.config.schema import DataConfig
 from babyllama.sources import find_files, hub_documents, read_documents, read_lines
 from data_utils import DataProcessor
 

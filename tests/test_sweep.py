@@ -22,8 +22,9 @@ from babyllama.benchmark_config import run_folders
 from babyllama.common.command import run_command
 from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json
-from babyllama.config import load_config, read_yaml
-from babyllama.schema import Config
+from babyllama.config.loading import load_config
+from babyllama.config.schema import Config
+from babyllama.config.yaml_reader import read_yaml
 from babyllama.signals import StopSignals
 from babyllama.sweep import Axis, Plan, Run, SweepOptions, check_extension, plan_sweep, recipe_name, value_text
 from babyllama.sweep_runs import Sweep, _last_words, _run_child, plan_line, results_table, runs_as_csv

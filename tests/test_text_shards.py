@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from babyllama import corpus_text, sources, splits, text_shards, token_build
+from babyllama.config.schema import DataConfig
 from babyllama.corpus_text import unfinished
 from babyllama.documents import Document
-from babyllama.schema import DataConfig
 from babyllama.splits import held_out_places, hold_out
 from data_utils import DataProcessor
 from tests.test_train import corpus
@@ -142,7 +142,7 @@ def test_a_data_set_is_streamed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 CHILD = """
 import sys, time
 from babyllama import corpus_text, text_shards, token_build, word_pieces
-from babyllama.schema import DataConfig
+from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
 text_shards.SHARD_CHARACTERS = corpus_text.SHARD_CHARACTERS = 2_000
 slow = {"clean": (DataProcessor, "clean_text"), "tokenize": (word_pieces.DocumentEncoder, "encode")}[sys.argv[3]]

@@ -16,11 +16,11 @@ import train as train_module
 from babyllama import memory, plugins
 from babyllama.common.errors import CheckpointError, ConfigError, NumericError
 from babyllama.common.files import read_json
-from babyllama.config import load_config
+from babyllama.config.loading import load_config
+from babyllama.config.schema import Config
 from babyllama.memory import OutOfMemory
 from babyllama.plan import plan_run
 from babyllama.report import read_log
-from babyllama.schema import Config
 from babyllama.trainer import final_train_loss
 from train import create_model, train
 

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     from babyllama import checkpoints
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
     from babyllama.trainer import BabyTrainer
     from train import train
 

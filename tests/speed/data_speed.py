@@ -29,7 +29,7 @@ from tests.speed.memory_watch import MemoryWatch
 
 def parts(path: str) -> dict[str, float]:
     """Seconds of each part alone: cleaning, training the tokenizer, tokenizing."""
-    from babyllama.schema import DataConfig
+    from babyllama.config.schema import DataConfig
     from babyllama.tokenization import encode_documents, train_tokenizer
     from data_utils import DataProcessor
 
@@ -44,7 +44,7 @@ def parts(path: str) -> dict[str, float]:
 
 def prepare(path: str, cache: Path, num_proc: int | None = None) -> tuple[float, Any]:
     """Seconds of one whole preparation, and what came out."""
-    from babyllama.schema import DataConfig
+    from babyllama.config.schema import DataConfig
     from data_utils import DataProcessor
 
     started = time.perf_counter()
@@ -94,7 +94,7 @@ START = """
 import json, sys, time
 started = time.perf_counter()
 from babyllama.packing import PackedDataset
-from babyllama.schema import DataConfig
+from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
 imported = time.perf_counter()
 def read_bytes():

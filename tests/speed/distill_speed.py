@@ -41,8 +41,8 @@ def steps(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     import torch
 
     from babyllama import runtime as rt
-    from babyllama.config import load_config
-    from babyllama.schema import DistillationConfig
+    from babyllama.config.loading import load_config
+    from babyllama.config.schema import DistillationConfig
     from babyllama.teachers import install_distillation, keep_in_low_precision
 
     flags = {"training.torch_compile": args.torch_compile, "training.device": args.device}

@@ -54,7 +54,7 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Train one variant for some steps in this process; its figures."""
     from babyllama.callbacks import StepClock
     from babyllama.checkpoint_loading import quiet_libraries
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
     from babyllama.flops import flops_per_token
     from babyllama.run_record import peak_memory_bytes
     from train import create_model, prepare_data

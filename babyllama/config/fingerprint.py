@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from babyllama.common.errors import ConfigError
-from babyllama.schema import Config
+from babyllama.config.schema import Config
 
 # Keys that do not change the weights of a run on one machine.
 BOOKKEEPING = {

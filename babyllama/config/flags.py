@@ -10,6 +10,7 @@ from typing import Any
 from babyllama.common.command import add_debug_flag
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
+from babyllama.config.run_layout import name_after_corpus
 
 # flag, config key, type, help
 FLAGS: list[tuple[str, str, Callable[[str], Any], str]] = [
@@ -84,7 +85,7 @@ def flags_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def config_from_args(args: argparse.Namespace) -> Any:
     """The Config of parsed flags, with a line about each key that was adapted."""
-    from babyllama.config import config_notices
+    from babyllama.config.loading import config_notices
 
     config = read_config(args)
     for notice in config_notices(config):
@@ -97,7 +98,8 @@ def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None)
 
     The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
     """
-    from babyllama.config import load_config, preset_paths
+    from babyllama.config.loading import load_config
+    from babyllama.config.run_layout import preset_paths
 
     flags = flags_of(args) | dict(more or {})
     try:
@@ -115,15 +117,3 @@ def _as_typed(problem: str, flags: Mapping[str, Any]) -> str:
     names = {key: flag for flag, key, *_ in [*FLAGS, *SWITCHES]}
     key = problem.removeprefix("--set ").split(":")[0]
     return problem.replace(f"--set {key}", names[key], 1) if key in flags and key in names else problem
-
-
-def name_after_corpus(config: Any, *, named: bool) -> None:
-    """Put the corpus's stem behind a preset's name, unless the text is embedded or the user named the run."""
-    from babyllama.config import corpus_stem, run_name
-
-    if named:
-        return
-    name = run_name(config)
-    if config.data.train_path != "synthetic":
-        name = f"{name}-{corpus_stem(config.data.train_path)}"
-    config.model.name = name

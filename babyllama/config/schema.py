@@ -253,3 +253,16 @@ class Config(Section):
     plugins: list[str] = Field(default_factory=list)
     """Python files of your own that register architectures, difficulties, callbacks, cleaners or evaluation tasks."""
     _notices: list[str] = PrivateAttr(default_factory=list)
+
+
+SECTIONS: dict[str, Any] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "logging": LoggingConfig,
+    "distillation": DistillationConfig,
+    "curriculum": CurriculumConfig,
+}
+
+
+TYPES = {"llama": "Llama", "gpt2": "GPT2", "gpt-2": "GPT2", "gptj": "GPTJ", "gpt-j": "GPTJ"}

@@ -1,0 +1,123 @@
+"""What must hold between keys, and how unset keys follow the ones that were set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from babyllama.config.schema import CURRICULUM_DIFFICULTIES, TYPES, Config
+
+
+def adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    """Choose keys of a preset anew where they no longer fit what the user overrode; return a line for each."""
+    model = raw.get("model")
+    notices: list[str] = []
+    if not isinstance(model, dict):
+        return notices
+    width, heads = model.get("hidden_size"), model.get("n_head")
+    if (
+        (
+            "model.hidden_size" in overrides
+            and "model.n_head" not in overrides
+            and isinstance(width, int)
+            and isinstance(heads, int)
+        )
+        and heads > 0
+        and (width % heads or (width // heads) % 2)
+    ):
+        model.pop("n_head")
+        model.pop("n_kv_head", None)
+        notices.append(f"model.n_head: {heads} heads do not fit hidden_size {width}: chosen anew")
+    kv = model.get("n_kv_head")
+    count = model.get("n_head")
+    overridden = "model.n_head" in overrides and "model.n_kv_head" not in overrides
+    if overridden and isinstance(kv, int) and isinstance(count, int) and count % max(kv, 1):
+        model.pop("n_kv_head")
+        notices.append(f"model.n_kv_head: {kv} does not fit n_head {count}: as many as n_head")
+    training = raw.get("training")
+    if isinstance(training, dict):
+        notices += _adapt_batch(training, overrides)
+    notices += _adapt_positions(raw, model, overrides)
+    return notices
+
+
+def _adapt_positions(raw: dict[str, Any], model: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    data = raw.get("data")
+    length = data.get("seq_length") if isinstance(data, dict) else None
+    positions = model.get("max_position_embeddings")
+    if "data.seq_length" not in overrides or "model.max_position_embeddings" in overrides:
+        return []
+    if not (isinstance(length, int) and isinstance(positions, int) and positions < length):
+        return []
+    model["max_position_embeddings"] = length
+    return [f"model.max_position_embeddings: {positions} is below seq_length: {length}"]
+
+
+def _adapt_batch(training: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
+    size, parts = training.get("batch_size"), training.get("gradient_accumulation_steps")
+    overridden = "training.batch_size" in overrides and "training.gradient_accumulation_steps" not in overrides
+    if overridden and isinstance(size, int) and isinstance(parts, int) and parts > 0 and size > 0 and size % parts:
+        fitting = max(n for n in range(1, parts + 1) if size % n == 0)
+        training["gradient_accumulation_steps"] = fitting
+        return [f"training.gradient_accumulation_steps: {parts} does not divide batch_size {size}: {fitting} used"]
+    return []
+
+
+def cross_checks(config: Config, source: str) -> list[str]:
+    """Return every problem between keys of a configuration: source, keys, values, what fits."""
+    m, t, problems = config.model, config.training, []
+    teaching = config.distillation
+    if teaching and teaching.weights and len(teaching.weights) != len(teaching.teachers):
+        problems.append(
+            f"{source}: distillation.weights: {len(teaching.weights)} weights for {len(teaching.teachers)} teachers"
+        )
+    problems += _curriculum_checks(config)
+    if not config.plugins and m.type not in TYPES.values():
+        near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
+        hint = f"did you mean {TYPES[near[0]]}? " if near else ""
+        problems.append(
+            f"model.type: {m.type!r}: {hint}known: {', '.join(dict.fromkeys(TYPES.values()))}, or a plugin's"
+        )
+    if m.name is not None and (m.name in {".", ".."} or any(c in m.name for c in "/\\")):
+        problems.append(f"model.name: {m.name!r} is the name of one folder: no / or \\; logging.output_dir says where")
+    if m.n_head is not None:
+        if m.hidden_size % m.n_head:
+            divisors = [n for n in range(1, 65) if m.hidden_size % n == 0 and (m.hidden_size // n) % 2 == 0]
+            problems.append(
+                f"model.n_head: {m.n_head} does not divide hidden_size {m.hidden_size}; these do: {divisors}"
+            )
+        elif m.type in {"Llama", "GPTJ"} and (m.hidden_size // m.n_head) % 2:
+            problems.append(
+                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary ones are even"
+            )
+        elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
+            problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")
+    if t.batch_size % t.gradient_accumulation_steps:
+        divisors = [n for n in range(1, t.batch_size + 1) if t.batch_size % n == 0]
+        problems.append(
+            f"training.gradient_accumulation_steps: {t.gradient_accumulation_steps} does not divide batch_size "
+            f"{t.batch_size}; these do: {divisors}"
+        )
+    if t.fp16 is True and t.bf16 is True:
+        problems.append("training.fp16, training.bf16: both true; choose one")
+    if m.max_position_embeddings is not None and m.max_position_embeddings < config.data.seq_length:
+        problems.append(
+            f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"
+        )
+    return [f"{source}: {problem}" for problem in problems]
+
+
+def _curriculum_checks(config: Config) -> list[str]:
+    learning = config.curriculum
+    if learning is None:
+        return []
+    name = learning.difficulty
+    if name not in CURRICULUM_DIFFICULTIES and not config.plugins:
+        known = ", ".join(CURRICULUM_DIFFICULTIES)
+        return [f"curriculum.difficulty: {name!r}: known: {known}, or one that a plugin registers"]
+    if name == "domain" and not learning.domains:
+        return ["curriculum.domains: missing: difficulty domain needs every domain of the text, the easiest first"]
+    if name == "loss" and not learning.model:
+        return ["curriculum.model: missing: difficulty loss needs a run folder"]
+    return []

@@ -1,0 +1,99 @@
+"""Names: of a run, of its folder and of the files in it. Every other module takes them from here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # pydantic takes 0.1 s, which `--help` does without
+    from babyllama.config.schema import Config
+
+# Files of a training
+TRAINING_METRICS = "training_metrics.json"
+TRAINING_CONFIG = "training_config.yaml"
+TRAINING_LOG = "log_history.jsonl"
+RUN_FINGERPRINT = "run_fingerprint.json"
+MODEL_CARD = "README.md"
+WANDB_ID = "wandb_id.txt"
+CURRICULUM = "curriculum.json"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+# Files of an evaluation
+EVALUATION_RESULTS = "evaluation_results.json"
+EVALUATION_ITEMS = "evaluation_items.jsonl.gz"
+EVALUATION_PLOTS = "evaluation_plots.png"
+SAMPLES = "generation_samples.txt"
+MILESTONE, MILESTONE_RESULTS = "milestone.json", "milestone_results.json"
+REPORT = "report.html"
+
+# What a run writes beside its checkpoints; --overwrite removes these and nothing else.
+RUN_FILES = (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    MODEL_CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS,
+    TRAINING_CONFIG,
+    TRAINING_METRICS,
+    RUN_FINGERPRINT,
+    TRAINING_LOG,
+    MODEL_CARD,
+    REPORT,
+    WANDB_ID,
+    CURRICULUM,
+    MILESTONE_RESULTS,
+    EVALUATION_RESULTS,
+    EVALUATION_ITEMS,
+    EVALUATION_PLOTS,
+    SAMPLES,
+)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PRESETS = PROJECT_ROOT / "config"  # in a wheel the folder lies beside the root files as well
+
+
+def preset_paths() -> dict[str, Path]:
+    """Return the presets beside the code as name -> file."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def name_after_corpus(config: Config, *, named: bool) -> None:
+    """Put the corpus's stem behind a preset's name, unless the text is embedded or the user named the run."""
+    if named:
+        return
+    name = run_name(config)
+    if config.data.train_path != "synthetic":
+        name = f"{name}-{corpus_stem(config.data.train_path)}"
+    config.model.name = name
+
+
+def run_name(config: Config) -> str:
+    """Return the run's name: `model.name`, else the architecture's.
+
+    A preset's name stands for its recipe, so `name_after_corpus` gives a second command on another text another folder.
+    """
+    return config.model.name or config.model.type
+
+
+def corpus_stem(train_path: str) -> str:
+    """Return a short name for a corpus path.
+
+    >>> corpus_stem("../corpora/babylm_like/"), corpus_stem("hf:org/Name:en")
+    ('babylm_like', 'Name-en')
+    """
+    if train_path.startswith("hf:"):
+        stem = train_path.removeprefix("hf:").split("/")[-1].replace(":", "-")
+    else:
+        path = Path(train_path)
+        stem = path.parent.name if any(c in path.name for c in "*?[") else path.name
+        stem = stem.split(".")[0] or path.resolve().name
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "text"
+
+
+def run_dir(config: Config) -> Path:
+    """Return the run folder as an absolute path."""
+    return (Path(config.logging.output_dir).expanduser() / run_name(config)).resolve()
