@@ -36,7 +36,7 @@ from babyllama.config.run_layout import TRAINING_LOG
 
 if TYPE_CHECKING:
     from babyllama.benchmark_config import BenchmarkConfig
-    from babyllama.documents import Document
+    from babyllama.data.documents import Document
     from evaluate import ModelEvaluator
 
 SCHEMA_VERSION = 1
@@ -101,7 +101,7 @@ class BenchmarkRun:
         Raises:
             DataError: It is not a run of ours, or its text is gone.
         """
-        from babyllama.documents import documents_fingerprint
+        from babyllama.data.documents import documents_fingerprint
 
         return self.training_metrics.get("held_out_fingerprint") or documents_fingerprint(self.evaluator.documents)
 
@@ -233,7 +233,7 @@ class BenchmarkSuite:
 
     @cached_property
     def _text_fingerprint(self) -> str:
-        from babyllama.documents import documents_fingerprint
+        from babyllama.data.documents import documents_fingerprint
 
         return documents_fingerprint(self.documents or [])
 
@@ -386,8 +386,8 @@ class BenchmarkSuite:
         }
 
     def _run_facts(self, run: BenchmarkRun, teams: Sequence[Any]) -> dict[str, Any]:
+        from babyllama.data.tokenizer import tokenizer_fingerprint
         from babyllama.report import read_log
-        from babyllama.tokenization import tokenizer_fingerprint
 
         metrics = run.training_metrics
         return {

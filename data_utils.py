@@ -7,8 +7,8 @@
     data["train"][0]["input_ids"]
 
 `prepare_dataset` gives a `datasets.DatasetDict` of chunks for a loop of your own; the training itself uses `prepare`,
-whose memory-mapped tokens feed `babyllama.packing.PackedDataset`. The result is cached under a key made of the files'
-content, the cleaners' version and the tokenizer, so it is never stale, and a second run starts in about a second.
+whose memory-mapped tokens feed `babyllama.data.packing.PackedDataset`. The result is cached under a key made of the
+files' content, the cleaners' version and the tokenizer; a second run starts in about a second.
 """
 
 from __future__ import annotations
@@ -16,18 +16,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama import sources
-from babyllama.cleaners import (
-    CLEANER_VERSION,
-    DomainCleaners,
-    create_cleaner_registry,
-    domain_of,
-    remove_speaker_labels,
-)
 from babyllama.common.cache_folders import Building, cache_home, content_key, read_sealed, remember_large, seal
 from babyllama.common.console import transfer
 from babyllama.common.disk_space import check_space
@@ -36,7 +27,15 @@ from babyllama.common.file_hashes import file_hash
 from babyllama.common.files import atomic_path, write_text_atomic
 from babyllama.common.process_pool import worker_count
 from babyllama.config.schema import DataConfig
-from babyllama.corpus_text import (
+from babyllama.data import sources
+from babyllama.data.cleaners import (
+    CLEANER_VERSION,
+    DomainCleaners,
+    create_cleaner_registry,
+    domain_of,
+    remove_speaker_labels,
+)
+from babyllama.data.corpus import (
     CorpusText,
     Source,
     cache_lock,
@@ -47,11 +46,12 @@ from babyllama.corpus_text import (
     train_on,
     unfinished,
 )
-from babyllama.documents import DIALOGUES, Document, explain_rule
-from babyllama.splits import at_most_words, bounded_share, hold_out
-from babyllama.text_shards import TRAIN
-from babyllama.token_build import build_splits
-from babyllama.token_store import TokenSplit, open_split, write_split
+from babyllama.data.documents import DIALOGUES, Document, explain_rule
+from babyllama.data.prepared import PreparedData
+from babyllama.data.splits import at_most_words, bounded_share, hold_out
+from babyllama.data.text_shards import TRAIN
+from babyllama.data.token_build import build_splits
+from babyllama.data.token_store import TokenSplit, open_split, write_split
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,42 +61,6 @@ __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "c
 
 LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
 DISK_SHARE = 2  # of the files' size: cleaned text, pieces of tokens and the tokens, before all but the last go
-
-
-@dataclass
-class PreparedData:
-    """What a training needs of its text.
-
-    Attributes:
-        tokenizer: Trained on the training text, or the given one.
-        train: Training documents as memory-mapped tokens.
-        valid: Held-out documents.
-        fingerprint: Of files, cleaners, split and tokenizer.
-        split_fingerprint: Of files, cleaners and split only: equal for runs that share a held-out set.
-        rules: Domain -> rule by which documents were told apart.
-        cache_dir: Where the tokens lie.
-        notes: Lines for the user.
-        source_nats: Exact -log probability of the held-out documents where the source is known, else None.
-        from_cache: Nothing had to be built.
-        seconds: Time it took.
-    """
-
-    tokenizer: PreTrainedTokenizerFast
-    train: TokenSplit
-    valid: TokenSplit
-    fingerprint: str
-    split_fingerprint: str
-    rules: dict[str, str]
-    cache_dir: Path
-    notes: list[str] = field(default_factory=list)
-    source_nats: float | None = None
-    from_cache: bool = False
-    seconds: float = 0.0
-
-    @property
-    def train_words(self) -> int:
-        """Words of the training documents."""
-        return int(self.train.words.sum())
 
 
 class DataProcessor:
@@ -260,7 +224,7 @@ class DataProcessor:
             cache: The cache folder.
             split: The text's `split_fingerprint`, of which the tokenizer's key is made.
         """
-        from babyllama.tokenization import load_tokenizer, save_tokenizer
+        from babyllama.data.tokenizer import load_tokenizer, save_tokenizer
 
         path = Path(self.data.tokenizer_path).expanduser() if self.data.tokenizer_path else None
         if path is not None and path.exists():
@@ -304,7 +268,7 @@ class DataProcessor:
             DataError: The text cannot be used.
             ConfigError: The tokenizer cannot be used.
         """
-        from babyllama.tokenization import tokenizer_fingerprint
+        from babyllama.data.tokenizer import tokenizer_fingerprint
 
         started = time.perf_counter()
         cache = self.cache_dir()
@@ -395,7 +359,7 @@ class DataProcessor:
         return DatasetDict({name: self._as_dataset(split, data.tokenizer) for name, split in splits.items()})
 
     def _as_dataset(self, split: TokenSplit, tokenizer: PreTrainedTokenizerFast) -> Dataset:
-        from babyllama.packing import as_dataset
+        from babyllama.data.packing import as_dataset
 
         return as_dataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
 

@@ -33,7 +33,7 @@ from babyllama.config.run_layout import EVALUATION_ITEMS, EVALUATION_RESULTS, SA
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
-    from babyllama.documents import Document
+    from babyllama.data.documents import Document
     from babyllama.generation import Sample
     from babyllama.minimal_pairs import Pair
 

@@ -168,7 +168,7 @@ def _tokenizer(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
 
     from babyllama.config.schema import DataConfig
-    from babyllama.tokenization import save_tokenizer, train_tokenizer
+    from babyllama.data.tokenizer import save_tokenizer, train_tokenizer
     from data_utils import DataProcessor
 
     processor = DataProcessor(DataConfig(train_path=args.train_path, vocab_size=args.vocab_size))

@@ -29,14 +29,15 @@ from babyllama.config.loading import save_config
 from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG, TRAINING_LOG, TRAINING_METRICS
 from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
+from babyllama.data.packing import packed_datasets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from babyllama.data.prepared import PreparedData
     from babyllama.runtime import Runtime
     from babyllama.signals import StopSignals
     from babyllama.trainer import BabyTrainer
-    from data_utils import PreparedData
 
 CURVE_CHUNKS = 256  # held-out chunks of the curve unless data.eval_samples says otherwise
 
@@ -145,8 +146,8 @@ def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
     from babyllama.config.fingerprint import training_fingerprint
     from babyllama.curriculum import curriculum_fingerprint
+    from babyllama.data.tokenizer import tokenizer_fingerprint
     from babyllama.plugins import plugin_hashes
-    from babyllama.tokenization import tokenizer_fingerprint
 
     found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer))
     if config.distillation:
@@ -267,23 +268,6 @@ def _from_checkpoint(config: Config, tokenizer: Any) -> PreTrainedModel:
             "tokens. Use that checkpoint's own tokenizer: data.tokenizer_path."
         )
     return model
-
-
-def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
-    """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
-    from babyllama.packing import PackedDataset
-
-    length, pad = config.data.seq_length, data.tokenizer.pad_token_id
-    train_set = PackedDataset(
-        data.train,
-        length,
-        pad_id=pad,
-        seed=config.training.seed,
-        shuffle=True,
-        random_offset=config.data.random_offset,
-        multiple_of=config.training.batch_size,
-    )
-    return train_set, PackedDataset(data.valid, length, pad_id=pad)
 
 
 def build_trainer(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 from babyllama.metrics import encode_text, first_context
 from babyllama.scoring import IGNORE, backbone_and_head, batches_by_length, pad_right
 from babyllama.statistics import wilson

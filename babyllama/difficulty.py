@@ -27,9 +27,9 @@ from babyllama import plugins
 from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import CURRICULUM_DIFFICULTIES, Config
-from babyllama.documents import Document
-from babyllama.packing import PackedDataset
-from babyllama.token_store import TokenSplit
+from babyllama.data.documents import Document
+from babyllama.data.packing import PackedDataset
+from babyllama.data.token_store import TokenSplit
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(places on disk (N,), documents (N,)) -> difficulty of each token (N,)."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from babyllama.common.errors import DataError
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 from babyllama.metrics import encode_text, first_context
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")

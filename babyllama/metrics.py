@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from babyllama.common.errors import DataError
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.statistics import RESAMPLES, bootstrap_ratio
 
@@ -94,7 +94,7 @@ def first_context(tokenizer: Any) -> int:
 def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text without special tokens; a spelled-out special token in a text is text where we can help it."""
     if getattr(tokenizer, "is_fast", False):
-        from babyllama.tokenization import encode_documents
+        from babyllama.data.tokenizer import encode_documents
 
         return encode_documents(tokenizer, texts)
     return [tokenizer.encode(text, add_special_tokens=False) for text in texts]

@@ -31,7 +31,7 @@ from babyllama.config.loading import save_config
 from babyllama.config.run_layout import MILESTONE, TRAINING_CONFIG
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
-from babyllama.data_order import epoch_order
+from babyllama.data.epoch_order import epoch_order
 from babyllama.sharding import is_sharded, whole_weights
 from babyllama.word_counts import WordCounter
 

@@ -17,7 +17,7 @@ from babyllama.config.schema import Config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from babyllama.documents import Document
+    from babyllama.data.documents import Document
     from babyllama.trainer import BabyTrainer
 
 
@@ -107,7 +107,7 @@ def score_held_out(
 ) -> dict[str, Any]:
     """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
     from babyllama import metrics
-    from babyllama.documents import documents_fingerprint
+    from babyllama.data.documents import documents_fingerprint
 
     scores = metrics.score_documents(model.eval(), tokenizer, documents, window=config.data.seq_length)
     return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from babyllama.common.errors import BabyLlamaError
-from babyllama.documents import Document, documents_fingerprint
+from babyllama.data.documents import Document, documents_fingerprint
 
 
 def shared_documents(runs: Sequence[Any]) -> tuple[list[Document] | None, str]:

@@ -60,8 +60,8 @@ def sweep_folder(args: argparse.Namespace, plan: Plan) -> Path:
         DataError: A path of text leads nowhere.
         ConfigError: A plugin cannot be imported.
     """
+    from babyllama.data.sources import find_files
     from babyllama.plugins import load_plugins
-    from babyllama.sources import find_files
 
     config: Any = None
     for recipe in plan.recipes:

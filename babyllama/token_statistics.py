@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 from babyllama.metrics import encode_text, first_context, rolling_windows
 from babyllama.scoring import IGNORE, backbone_and_head, batches_by_length, pad_right
 

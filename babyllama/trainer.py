@@ -34,11 +34,11 @@ from babyllama.common.errors import DiskError, Interrupted, NumericError
 from babyllama.common.provenance import resume_command
 from babyllama.config.run_layout import WEIGHTS
 from babyllama.config.schema import Config
-from babyllama.data_order import EpochSampler
+from babyllama.data.epoch_order import EpochSampler
+from babyllama.data.packing import PackedDataset
 from babyllama.flops import flops_per_token, known_peak
 from babyllama.loss import IGNORE, shift_labels
 from babyllama.optim import build_optimizer
-from babyllama.packing import PackedDataset
 from babyllama.runtime import Runtime
 from babyllama.signals import StopSignals
 
@@ -109,7 +109,7 @@ class BabyTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        """The order that seed and epoch decide (babyllama/data_order.py); milestones count ahead by it."""
+        """The order that seed and epoch decide (babyllama/data/epoch_order.py); milestones count ahead by it."""
         return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.data_seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

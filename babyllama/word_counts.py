@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.packing import PackedDataset
-from babyllama.token_store import TokenSplit
+from babyllama.data.packing import PackedDataset
+from babyllama.data.token_store import TokenSplit
 
 BLOCK_TOKENS = 4_000_000
 

@@ -27,7 +27,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level BPE of at most 400 tokens with <pad>, <s>, </s>."""
-    from babyllama.tokenization import train_tokenizer
+    from babyllama.data.tokenizer import train_tokenizer
 
     return train_tokenizer([TEXT] * 3, 400)
 

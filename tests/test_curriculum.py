@@ -18,10 +18,10 @@ from babyllama.common.files import read_json
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import CurriculumConfig
 from babyllama.curriculum import CurriculumDataset, Pacing
-from babyllama.data_order import EpochSampler, shuffled
+from babyllama.data.epoch_order import EpochSampler, shuffled
+from babyllama.data.packing import PackedDataset, collate_packed
+from babyllama.data.token_store import TokenSplit
 from babyllama.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
-from babyllama.packing import PackedDataset, collate_packed
-from babyllama.token_store import TokenSplit
 from tests.test_train import config_for, corpus, weights
 from train import train
 

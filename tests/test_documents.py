@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from babyllama import documents
-from babyllama.cleaners import DomainCleaners, clean_common, create_cleaner_registry, domain_of, remove_speaker_labels
-from babyllama.documents import LINES_PER_DOCUMENT, MERGE_CHARACTERS, document_rule, split_documents
+from babyllama.data import documents
+from babyllama.data.cleaners import (
+    DomainCleaners,
+    clean_common,
+    create_cleaner_registry,
+    domain_of,
+    remove_speaker_labels,
+)
+from babyllama.data.documents import LINES_PER_DOCUMENT, MERGE_CHARACTERS, document_rule, split_documents
 
 RULES = [
     ("tinystories", "One.\nTwo.\n<|endoftext|>\nThree.\n<|endoftext|>\n", "endoftext", ["One.\nTwo.", "Three."]),
@@ -112,8 +118,8 @@ def test_domain_is_the_files_stem() -> None:
 
 @pytest.mark.parametrize(("count", "share"), [(1, 0.05), (2, 0.05), (7, 0.05), (20, 0.05), (41, 0.05), (100, 0.25)])
 def test_the_holdout_takes_about_its_share_and_parts_nothing_twice(count: int, share: float) -> None:
-    from babyllama.documents import Document
-    from babyllama.splits import hold_out
+    from babyllama.data.documents import Document
+    from babyllama.data.splits import hold_out
 
     documents = [Document("\n".join(f"line {n} of {number}" for n in range(30)), "d") for number in range(count)]
     marked = list(hold_out(documents, share))

@@ -17,7 +17,7 @@ from babyllama.common.command import run_command
 from babyllama.common.errors import CheckpointError, ConfigError, DataError
 from babyllama.common.files import read_json
 from babyllama.completion import completion_accuracy, completion_items
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 from babyllama.generation import distinct, generate, generation_figures, repetition
 from babyllama.speed import generation_speed
 from babyllama.token_statistics import token_statistics

@@ -20,10 +20,10 @@ from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import CurriculumConfig
-from babyllama.data_order import shuffled
+from babyllama.data.epoch_order import shuffled
+from babyllama.data.packing import PackedDataset
+from babyllama.data.token_store import TokenSplit
 from babyllama.milestones import saved_milestones, targets_of
-from babyllama.packing import PackedDataset
-from babyllama.token_store import TokenSplit
 from babyllama.word_counts import WordCounter, word_begins
 from tests.test_train import config_for, corpus, weights
 from train import train
@@ -185,7 +185,7 @@ def _count_again(config: Any, found: list[Any]) -> None:
 @pytest.mark.integration
 def test_the_order_that_is_counted_is_the_order_that_is_trained(text: Path, tmp_path: Path) -> None:
     """The batches that the Trainer really draws, with accumulation and over an epoch's end."""
-    from babyllama.packing import PackedDataset as Watched
+    from babyllama.data.packing import PackedDataset as Watched
 
     drawn: list[tuple[int, list[int]]] = []
     plain = Watched.__getitems__

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from babyllama.packing import PackedDataset, collate_packed
-from babyllama.token_store import TokenSplit
+from babyllama.data.packing import PackedDataset, collate_packed
+from babyllama.data.token_store import TokenSplit
 
 
 def _split(lengths: list[int]) -> TokenSplit:

@@ -12,7 +12,7 @@ import pytest
 
 from babyllama.common.errors import DataError
 from babyllama.config.schema import DataConfig
-from babyllama.sources import find_files, hub_documents, read_documents, read_lines
+from babyllama.data.sources import find_files, hub_documents, read_documents, read_lines
 from data_utils import DataProcessor
 
 

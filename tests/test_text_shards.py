@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from babyllama import corpus_text, sources, splits, text_shards, token_build
 from babyllama.config.schema import DataConfig
-from babyllama.corpus_text import unfinished
-from babyllama.documents import Document
-from babyllama.splits import held_out_places, hold_out
+from babyllama.data import corpus, sources, splits, text_shards, token_build
+from babyllama.data.corpus import unfinished
+from babyllama.data.documents import Document
+from babyllama.data.splits import held_out_places, hold_out
 from data_utils import DataProcessor
-from tests.test_train import corpus
+from tests.test_train import corpus as small_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("train.tokens", "train.npz", "valid.tokens", "valid.npz", "store.json")
@@ -28,13 +28,13 @@ FILES = ("train.tokens", "train.npz", "valid.tokens", "valid.npz", "store.json")
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (text_shards, corpus_text):
+    for module in (text_shards, corpus):
         monkeypatch.setattr(module, "SHARD_CHARACTERS", 2_000)
 
 
 def _text(folder: Path) -> Path:
     """Two domains and records, 40 documents and more, some that cleaning leaves empty."""
-    corpus(folder, 1200)
+    small_corpus(folder, 1200)
     (folder / "small.dev").unlink()
     (folder / "wikipedia.train").write_text("".join(f"= = = T{n} = = =\n\nA & B é {n} .\n\n" for n in range(60)))
     (folder / "qed.train").write_text("".join(f"{'[Music]' if n % 3 else f'So {n}'}\n\n\n" * 50 for n in range(20)))
@@ -56,7 +56,7 @@ def _same(first: Path, second: Path) -> None:
 @pytest.mark.parametrize("own_eval", [True, False])
 def test_one_process_and_two_give_the_same_bytes(tmp_path: Path, changes: dict[str, Any], own_eval: bool) -> None:
     text = _text(tmp_path / "text")
-    eval_path = {"eval_path": str(corpus(tmp_path / "dev", 100))} if own_eval else {}
+    eval_path = {"eval_path": str(small_corpus(tmp_path / "dev", 100))} if own_eval else {}
     made = []
     for processes in (1, 2):
         config = _config(text, tmp_path / f"cache{processes}", num_proc=processes, **changes, **eval_path)
@@ -112,12 +112,12 @@ def test_a_large_text_holds_out_a_bounded_part(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_large_text_trains_its_tokenizer_on_an_even_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_text, "SAMPLE_BYTES", 12_000)
+    monkeypatch.setattr(corpus, "SAMPLE_BYTES", 12_000)
     text = _text(tmp_path / "text")
     (tmp_path / "cache").mkdir()
     processor = DataProcessor(_config(text, tmp_path / "cache"))
     made = processor._corpus_text(tmp_path / "cache", processor.split_fingerprint())
-    every = corpus_text.sample_step(made.train.total("bytes", text_shards.TRAIN))
+    every = corpus.sample_step(made.train.total("bytes", text_shards.TRAIN))
     sampled = list(made.training_texts(every, lambda count: None))
     assert every > 1
     assert sampled == [document.text for document in processor.train_documents()][::every]
@@ -141,11 +141,11 @@ def test_a_data_set_is_streamed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 CHILD = """
 import sys, time
-from babyllama import corpus_text, text_shards, token_build, word_pieces
+from babyllama.data import corpus, fast_encoding, text_shards, token_build
 from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
-text_shards.SHARD_CHARACTERS = corpus_text.SHARD_CHARACTERS = 2_000
-slow = {"clean": (DataProcessor, "clean_text"), "tokenize": (word_pieces.DocumentEncoder, "encode")}[sys.argv[3]]
+text_shards.SHARD_CHARACTERS = corpus.SHARD_CHARACTERS = 2_000
+slow = {"clean": (DataProcessor, "clean_text"), "tokenize": (fast_encoding.DocumentEncoder, "encode")}[sys.argv[3]]
 real = getattr(*slow)
 def slowed(*args):
     time.sleep(0.3 if sys.argv[3] == "tokenize" else 0.02)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.tokenization import (
+from babyllama.data.tokenizer import (
     encode_documents,
     load_tokenizer,
     save_tokenizer,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from babyllama import word_pieces
-from babyllama.tokenization import encode_documents, train_tokenizer, wrap
-from babyllama.word_pieces import PIECES, DocumentEncoder, cuts_like_gpt2
+from babyllama.data import fast_encoding
+from babyllama.data.fast_encoding import PIECES, DocumentEncoder, cuts_like_gpt2
+from babyllama.data.tokenizer import encode_documents, train_tokenizer, wrap
 
 TRICKY = (
     "abcstrevmldABST''''''   \n\t\r\x0b\x0c0123.,!?-_\"()"
@@ -47,7 +47,7 @@ def test_the_example_of_the_module() -> None:
 
 
 def test_a_full_table_starts_anew_and_gives_the_same(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_pieces, "KNOWN_BYTES", 1_000)
+    monkeypatch.setattr(fast_encoding, "KNOWN_BYTES", 1_000)
     encoder = DocumentEncoder(tiny_tokenizer)
     for number in range(20):
         texts = [f"word{number} and {n} more" for n in range(20)]

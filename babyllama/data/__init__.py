@@ -1,4 +1,4 @@
-"""From raw text to chunks of token ids. Read, clean, split into documents, hold out, tokenize, store, pack.
+"""From raw text to chunks of token ids: read, clean, split into documents, hold out, tokenize, store, pack.
 
-Nothing here knows a model. May import config, common and plugins.
+Nothing here knows a model. This room imports from config, common and plugins.
 """

@@ -30,7 +30,7 @@ from tests.speed.memory_watch import MemoryWatch
 def parts(path: str) -> dict[str, float]:
     """Seconds of each part alone: cleaning, training the tokenizer, tokenizing."""
     from babyllama.config.schema import DataConfig
-    from babyllama.tokenization import encode_documents, train_tokenizer
+    from babyllama.data.tokenizer import encode_documents, train_tokenizer
     from data_utils import DataProcessor
 
     started = time.perf_counter()
@@ -56,7 +56,7 @@ def loader_rate(data: Any) -> float:
     """Tokens/s of an epoch of batches of 32 x 128, as the training draws them."""
     import torch
 
-    from babyllama.packing import PackedDataset
+    from babyllama.data.packing import PackedDataset
     from babyllama.trainer import collate_for_training
 
     packed = PackedDataset(data.train, 128, pad_id=0, seed=0, shuffle=True, random_offset=True, multiple_of=32)
@@ -93,7 +93,7 @@ def stock(path: str, tokenizer: Any) -> float:
 START = """
 import json, sys, time
 started = time.perf_counter()
-from babyllama.packing import PackedDataset
+from babyllama.data.packing import PackedDataset
 from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
 imported = time.perf_counter()

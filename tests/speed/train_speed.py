@@ -112,8 +112,9 @@ def MomentClock(started: float) -> Any:  # noqa: N802 - a class made late, so th
 def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) -> Any:
     """What `train.train` builds."""
     from babyllama import runtime as rt
+    from babyllama.data.packing import packed_datasets
     from babyllama.plan import plan_run
-    from train import build_trainer, packed_datasets
+    from train import build_trainer
 
     chunks = len(packed_datasets(config, data)[0])
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -128,8 +129,8 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
     from torch.utils.data import Dataset
     from transformers import Trainer, TrainingArguments, default_data_collator
 
+    from babyllama.data.packing import packed_datasets
     from babyllama.optim import schedule_arguments
-    from train import packed_datasets
 
     packed, _ = packed_datasets(config, data)
 

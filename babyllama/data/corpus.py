@@ -22,10 +22,9 @@ from babyllama.common.console import transfer
 from babyllama.common.errors import ConfigError
 from babyllama.common.glibc_memory import give_back_memory
 from babyllama.common.process_pool import WorkerLost
-from babyllama.documents import Document
-from babyllama.splits import held_out_places, part_document
-from babyllama.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, TextShards
-from babyllama.token_build import Selection
+from babyllama.data.documents import Document
+from babyllama.data.splits import held_out_places, part_document
+from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, Selection, TextShards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -155,7 +154,7 @@ def _first_words(words: np.ndarray, candidates: np.ndarray, max_words: int | Non
 
 def train_on(text: CorpusText, vocab_size: int) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """A tokenizer of at most `vocab_size` tokens trained on a corpus's training documents, and lines for the user."""
-    from babyllama.tokenization import train_tokenizer
+    from babyllama.data.tokenizer import train_tokenizer
 
     words, size = (text.train.total(what, TRAIN) for what in ("words", "bytes"))
     every, notes = sample_step(size), []

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from babyllama.tokenization import encode_documents
+from babyllama.data.tokenizer import encode_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -26,7 +26,7 @@ import numpy as np
 from babyllama.common.cache_folders import checksum
 from babyllama.common.files import read_json, write_json
 from babyllama.common.process_pool import ordered_map
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 
 SHARD_CHARACTERS = 2_000_000  # enough for a worker's second, small beside a corpus
 UNUSED, TRAIN, HELD = 0, 1, 2
@@ -259,3 +259,19 @@ def read_facts(path: Path, content: Path) -> tuple[dict[str, Any], dict[str, np.
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return facts, arrays
+
+
+Task = tuple[str, int, np.ndarray]  # split, number of a shard, (D,) bool: its documents that are wanted
+
+
+@dataclass
+class Selection:
+    """The documents of one split: those of `shards` that carry `mark`."""
+
+    name: str
+    shards: TextShards
+    mark: int
+
+    def tasks(self) -> list[Task]:
+        """One a shard that holds such documents."""
+        return [(self.name, number, wanted) for number, wanted in self.shards.marked(self.mark)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from babyllama.common.errors import DataError
-from babyllama.documents import Document
+from babyllama.data.documents import Document
 
 HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
 HELD_OUT_BYTES = 20_000_000  # reached at 400 MB: more would be kept in memory and scored, and tell no more

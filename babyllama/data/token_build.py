@@ -11,34 +11,18 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from babyllama.common.process_pool import ordered_map
-from babyllama.text_shards import TextShards, read_facts, write_facts
-from babyllama.token_store import write_index
-from babyllama.word_pieces import DocumentEncoder
+from babyllama.data.fast_encoding import DocumentEncoder
+from babyllama.data.text_shards import Selection, Task, TextShards, read_facts, write_facts
+from babyllama.data.token_store import write_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Task = tuple[str, int, np.ndarray]  # split, number of a shard, (D,) bool: its documents that are wanted
-
-
-@dataclass
-class Selection:
-    """The documents of one split: those of `shards` that carry `mark`."""
-
-    name: str
-    shards: TextShards
-    mark: int
-
-    def tasks(self) -> list[Task]:
-        """One a shard that holds such documents."""
-        return [(self.name, number, wanted) for number, wanted in self.shards.marked(self.mark)]
 
 
 def build_splits(

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.documents import Document
-from babyllama.word_pieces import DocumentEncoder
+from babyllama.data.documents import Document
+from babyllama.data.fast_encoding import DocumentEncoder
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from babyllama.cleaners import domain_of
 from babyllama.common.errors import DataError
-from babyllama.documents import Document, document_rule, split_lines
+from babyllama.data.cleaners import domain_of
+from babyllama.data.documents import Document, document_rule, split_lines
 
 TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
 RECORDS = (".jsonl", ".parquet")

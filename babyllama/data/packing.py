@@ -14,14 +14,18 @@ up a training (`python -m tests.speed.data_speed`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from babyllama.token_store import TokenSplit
+from babyllama.data.token_store import TokenSplit
+
+if TYPE_CHECKING:
+    from babyllama.config.schema import Config
+    from babyllama.data.prepared import PreparedData
 
 IGNORE = -100
 
@@ -139,3 +143,18 @@ def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[An
             yield from ({"input_ids": i, "labels": j} for i, j in zip(ids, labels, strict=True))
 
     return HubDataset.from_list(list(rows()), features=features)
+
+
+def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
+    """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
+    length, pad = config.data.seq_length, data.tokenizer.pad_token_id
+    train_set = PackedDataset(
+        data.train,
+        length,
+        pad_id=pad,
+        seed=config.training.seed,
+        shuffle=True,
+        random_offset=config.data.random_offset,
+        multiple_of=config.training.batch_size,
+    )
+    return train_set, PackedDataset(data.valid, length, pad_id=pad)
