@@ -129,7 +129,7 @@ class DataProcessor:
         yield from ((document, clean) for document in documents)
 
     def _synthetic(self, split: str) -> Iterator[Document]:
-        from babyllama import synthetic
+        from babyllama.data import synthetic
 
         self.rules["synthetic"] = "as generated"
         seed = self.data.synthetic_seed
@@ -326,7 +326,7 @@ class DataProcessor:
     def _source_nats(self) -> float | None:
         if self._own_eval_path() != "synthetic":
             return None
-        from babyllama import synthetic
+        from babyllama.data import synthetic
 
         return sum(document.nats for document in synthetic.held_out(self.data.synthetic_seed))
 
@@ -371,7 +371,7 @@ def _cleaner_names(cleaners: dict[str, Any]) -> list[str]:
 def _content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
     """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
     if path == "synthetic":
-        from babyllama.synthetic import SYNTHETIC_VERSION
+        from babyllama.data.synthetic import SYNTHETIC_VERSION
 
         return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
     if path.startswith("hf:"):

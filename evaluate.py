@@ -209,7 +209,7 @@ class ModelEvaluator:
 
         sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids) for path in self.pair_paths}
         if not sets and self.learned_embedded_corpus():
-            from babyllama import synthetic
+            from babyllama.data import synthetic
 
             sets["embedded corpus"] = pairs_from_records(synthetic.minimal_pairs(self.run_config.data.synthetic_seed))
         return sets
@@ -261,7 +261,7 @@ class ModelEvaluator:
 
         prompts = list(self.prompts or [])
         if not prompts and self.learned_embedded_corpus():
-            from babyllama import synthetic
+            from babyllama.data import synthetic
 
             prompts = synthetic.sample_prompts(self.num_samples, self.run_config.data.synthetic_seed)
         if not prompts and (self.eval_data or self.run_config is not None):

@@ -144,8 +144,8 @@ def _synthetic(argv: Sequence[str]) -> int:
     parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from babyllama import synthetic
     from babyllama.common.files import to_json, write_text_atomic
+    from babyllama.data import synthetic
 
     folder = Path(args.output)
     held_out = synthetic.held_out(args.seed)

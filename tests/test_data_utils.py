@@ -135,12 +135,13 @@ def test_speaker_labels_can_be_removed(tmp_path: Path) -> None:
 
 
 def test_the_embedded_corpus_knows_its_entropy(tmp_path: Path) -> None:
-    from babyllama import synthetic
+    from babyllama.data import synthetic
+    from babyllama.data.synthetic import generator
 
     config = DataConfig(synthetic_words=2000, vocab_size=500, cache_dir=str(tmp_path), seq_length=16)
     data = DataProcessor(config).prepare()
     assert data.source_nats == pytest.approx(sum(d.nats for d in synthetic.held_out(0)))
-    assert len(data.valid.starts) - 1 == synthetic.HELD_OUT_DOCUMENTS
+    assert len(data.valid.starts) - 1 == generator.HELD_OUT_DOCUMENTS
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(text: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
-from babyllama import lexicon, synthetic
-from babyllama.synthetic_pairs import PARADIGMS
-from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
+from babyllama.data import synthetic
+from babyllama.data.synthetic import generator, lexicon
+from babyllama.data.synthetic.pairs import PARADIGMS
+from babyllama.data.synthetic.rules import CLASSES, NEXT_UNIT, RULES
 
 GOLDEN = "3ae0b1d1daba8d30445b1400ca4c010ab0f0d5c7c2f005c34279f2c2381b5d03"
 
@@ -76,7 +77,7 @@ def test_what_is_not_in_the_language_is_refused(text: str) -> None:
 def test_a_prefix_costs_less_than_the_whole() -> None:
     first = "Once upon a time there was a girl named Lily."
     longer = synthetic.document_nats(first + " She slept.") - synthetic.document_nats(first)
-    more, whole = synthetic.GO_ON["story"]
+    more, whole = generator.GO_ON["story"]
     assert longer > -math.log(more / whole)
 
 
@@ -86,7 +87,7 @@ def test_seeds_and_splits_are_different_streams() -> None:
     held = {d.text for d in synthetic.held_out(0)}
     assert len(train & other) < 3
     assert len([t for t in train & held if len(t) > 80]) == 0
-    assert len(synthetic.held_out(0)) == synthetic.HELD_OUT_DOCUMENTS
+    assert len(synthetic.held_out(0)) == generator.HELD_OUT_DOCUMENTS
 
 
 def test_the_entropy_is_the_sum_over_bytes(documents: list[synthetic.SyntheticDocument]) -> None:

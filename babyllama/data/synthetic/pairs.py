@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from babyllama import lexicon as lex
-from babyllama.synthetic_rules import PRONOUN, REFLEXIVE
+from babyllama.data.synthetic import lexicon as lex
+from babyllama.data.synthetic.rules import PRONOUN, REFLEXIVE
 
 Pick = Callable[[Any], Any]
 

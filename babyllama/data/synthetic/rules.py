@@ -6,7 +6,7 @@ else is a word. Every number is a weight among the productions of its symbol.
 
 from __future__ import annotations
 
-from babyllama import lexicon as lex
+from babyllama.data.synthetic import lexicon as lex
 
 PRONOUN = {"f": "she", "m": "he", "n": "it", "p": "they"}
 REFLEXIVE = {"f": "herself", "m": "himself", "n": "itself", "p": "themselves"}

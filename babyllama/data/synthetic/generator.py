@@ -40,9 +40,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from babyllama import lexicon
-from babyllama.grammar import Grammar
-from babyllama.synthetic_rules import CLASSES, NEXT_UNIT, RULES
+from babyllama.data.synthetic import lexicon
+from babyllama.data.synthetic.grammar import Grammar
+from babyllama.data.synthetic.rules import CLASSES, NEXT_UNIT, RULES
 
 HELD_OUT_DOCUMENTS = 500
 GO_ON = {"story": (6, 7), "dialogue": (3, 4)}  # probability of another unit, as a fraction
@@ -242,6 +242,6 @@ def sample_prompts(count: int, seed: int) -> list[str]:
 
 def minimal_pairs(seed: int = 0, per_phenomenon: int = 100) -> list[dict[str, str]]:
     """The built-in grammar test; see synthetic_pairs.py."""
-    from babyllama.synthetic_pairs import make_pairs
+    from babyllama.data.synthetic.pairs import make_pairs
 
     return make_pairs(seed, per_phenomenon)
