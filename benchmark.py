@@ -1,8 +1,8 @@
 """Compare several runs: `python benchmark.py models/*`.
 
 All runs are scored on the same text and the same items; differences are tested item by item, or over seeds where a
-recipe has several, and marked only where they hold (babyllama/statistics.py, seed_statistics.py). Quality, cost and
-speed stand in three tables and are never mixed into one score. Writes benchmark_results.json and
+recipe has several, and marked only where they are significant (babyllama/comparison/paired_tests.py, seed_tests.py).
+Quality, cost and speed stand in three tables and are never mixed into one score. Writes benchmark_results.json and
 benchmark_comparison.html.
 
 To add a benchmark, give a subclass a method `run_<name>_benchmark`, or call
@@ -35,7 +35,7 @@ from babyllama.common.provenance import command_line
 from babyllama.config.run_layout import TRAINING_LOG
 
 if TYPE_CHECKING:
-    from babyllama.benchmark_config import BenchmarkConfig
+    from babyllama.comparison.options import BenchmarkConfig
     from babyllama.data.documents import Document
     from evaluate import ModelEvaluator
 
@@ -90,7 +90,7 @@ class BenchmarkRun:
     @cached_property
     def content(self) -> str:
         """SHA-256 of the checkpoint's files."""
-        from babyllama.score_cache import checkpoint_content
+        from babyllama.evaluation.score_cache import checkpoint_content
 
         return checkpoint_content(self.path)
 
@@ -131,8 +131,8 @@ class BenchmarkSuite:
         config: BenchmarkConfig | None = None,
         use_cache: bool = True,
     ) -> None:
-        from babyllama.benchmark_config import BenchmarkConfig
-        from babyllama.score_cache import ScoreCache
+        from babyllama.comparison.options import BenchmarkConfig
+        from babyllama.evaluation.score_cache import ScoreCache
 
         self.config = config or BenchmarkConfig()
         self.device = device
@@ -171,7 +171,7 @@ class BenchmarkSuite:
     @cached_property
     def documents(self) -> list[Document] | None:
         """The text that all runs are scored on, None where there is none (a note says why)."""
-        from babyllama.shared_text import shared_documents
+        from babyllama.comparison.shared_text import shared_documents
         from data_utils import raw_documents
 
         if self.config.eval_data:
@@ -184,7 +184,7 @@ class BenchmarkSuite:
     @cached_property
     def prompts(self) -> list[str]:
         """The same beginnings for every run: the configured ones, else the shared text's, else a few plain ones."""
-        from babyllama.generation import DEFAULT_PROMPTS, beginnings
+        from babyllama.evaluation.generation import DEFAULT_PROMPTS, beginnings
 
         if self.config.prompts:
             return self.config.prompts
@@ -254,7 +254,7 @@ class BenchmarkSuite:
 
     def run_minimal_pairs_benchmark(self) -> dict[str, Any]:
         """Accuracy on the given pairs, or on the embedded corpus's own where all runs learned it."""
-        from babyllama.minimal_pairs import WHERE_TO_GET, pairs_fingerprint
+        from babyllama.evaluation.minimal_pairs import WHERE_TO_GET, pairs_fingerprint
 
         embedded = all(run.evaluator.learned_embedded_corpus() for run in self.runs)
         if not self.config.minimal_pairs and not embedded:
@@ -279,8 +279,8 @@ class BenchmarkSuite:
         return self.for_each("completion", measure, self._text_options(count))
 
     def run_consistency_benchmark(self) -> dict[str, Any]:
-        """Agreement of next-word distributions between paraphrased prompts (babyllama/consistency.py)."""
-        from babyllama.consistency import PARAPHRASES, consistency
+        """Agreement of next-word distributions between paraphrased prompts (babyllama/evaluation/consistency.py)."""
+        from babyllama.evaluation.consistency import PARAPHRASES, consistency
 
         pairs = self.config.paraphrases or list(PARAPHRASES)
 
@@ -337,7 +337,7 @@ class BenchmarkSuite:
     def results(self) -> dict[str, Any]:
         """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
         from babyllama.common.provenance import versions
-        from babyllama.compare_runs import ScoredRun, compare_all, contestants, items_of, metrics_of, ranking
+        from babyllama.comparison.differences import ScoredRun, compare_all, contestants, items_of, metrics_of, ranking
 
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
         teams = contestants([run.name for run in self.runs], self._groups())
@@ -425,8 +425,8 @@ def _named(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, or 1 where a folder could not be compared."""
-    from babyllama.benchmark_config import build_parser, config_of, finished_runs, run_folders
     from babyllama.benchmark_tables import all_tables, print_tables, render
+    from babyllama.comparison.options import build_parser, config_of, finished_runs, run_folders
     from babyllama.plugins import load_plugins
 
     args = build_parser(BENCHMARKS).parse_args(argv)

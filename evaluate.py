@@ -34,8 +34,8 @@ from babyllama.config.run_layout import EVALUATION_ITEMS, EVALUATION_RESULTS, SA
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
     from babyllama.data.documents import Document
-    from babyllama.generation import Sample
-    from babyllama.minimal_pairs import Pair
+    from babyllama.evaluation.generation import Sample
+    from babyllama.evaluation.minimal_pairs import Pair
 
 SCHEMA_VERSION = 1
 TASKS = ("perplexity", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
@@ -83,8 +83,8 @@ class ModelEvaluator:
     ) -> None:
         from babyllama.checkpoint_loading import load_model, load_tokenizer_of
         from babyllama.common.glibc_memory import keep_freed_memory
+        from babyllama.evaluation.log_probs import BATCH_TOKENS
         from babyllama.runtime import resolve_device
-        from babyllama.scoring import BATCH_TOKENS
 
         keep_freed_memory()
         self.checkpoint = Path(checkpoint).expanduser().resolve()
@@ -159,12 +159,12 @@ class ModelEvaluator:
     # Measures
 
     def calculate_perplexity(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
-        """Perplexity, loss and bits per byte in total and by domain (babyllama/metrics.py).
+        """Perplexity, loss and bits per byte in total and by domain (babyllama/evaluation/perplexity.py).
 
         Args:
             documents: What to score; None: `self.documents`.
         """
-        from babyllama.metrics import score_documents, summarize
+        from babyllama.evaluation.perplexity import score_documents, summarize
 
         documents = self.documents if documents is None else documents
         scores = score_documents(
@@ -185,7 +185,7 @@ class ModelEvaluator:
 
     def evaluate_minimal_pairs(self) -> dict[str, Any]:
         """Accuracy on each folder of pairs; a model of the embedded corpus also on its own (minimal_pairs.py)."""
-        from babyllama.minimal_pairs import WHERE_TO_GET, evaluate_pairs
+        from babyllama.evaluation.minimal_pairs import WHERE_TO_GET, evaluate_pairs
 
         found = {}
         for name, pairs in self._pair_sets().items():
@@ -205,7 +205,7 @@ class ModelEvaluator:
         return found
 
     def _pair_sets(self) -> dict[str, list[Pair]]:
-        from babyllama.minimal_pairs import load_pairs, pairs_from_records
+        from babyllama.evaluation.minimal_pairs import load_pairs, pairs_from_records
 
         sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids) for path in self.pair_paths}
         if not sets and self.learned_embedded_corpus():
@@ -216,7 +216,7 @@ class ModelEvaluator:
 
     def generate_samples(self, prompts: Sequence[str], max_new_tokens: int = 60) -> list[Sample]:
         """Continue prompts with the evaluator's temperature and seed."""
-        from babyllama.generation import generate
+        from babyllama.evaluation.generation import generate
 
         return generate(
             self.model,
@@ -236,7 +236,7 @@ class ModelEvaluator:
         seed: int | None = None,
     ) -> list[str]:
         """Texts written after the prompts (without them)."""
-        from babyllama.generation import generate
+        from babyllama.evaluation.generation import generate
 
         samples = generate(
             self.model,
@@ -250,14 +250,14 @@ class ModelEvaluator:
         return [sample.completion for sample in samples]
 
     def evaluate_generation_quality(self) -> dict[str, Any]:
-        """distinct-n, repetition, length and the samples (babyllama/generation.py)."""
-        from babyllama.generation import generation_figures
+        """distinct-n, repetition, length and the samples (babyllama/evaluation/generation.py)."""
+        from babyllama.evaluation.generation import generation_figures
 
         return generation_figures(self.generate_samples(self._prompts()))
 
     def _prompts(self) -> list[str]:
         """The user's prompts, else beginnings of held-out documents, else a few plain ones; as many as wanted."""
-        from babyllama.generation import DEFAULT_PROMPTS, beginnings
+        from babyllama.evaluation.generation import DEFAULT_PROMPTS, beginnings
 
         prompts = list(self.prompts or [])
         if not prompts and self.learned_embedded_corpus():
@@ -270,14 +270,14 @@ class ModelEvaluator:
         return [prompts[number % len(prompts)] for number in range(self.num_samples)]
 
     def evaluate_token_probabilities(self) -> dict[str, Any]:
-        """Entropy, top-1 and calibration over held-out tokens (babyllama/token_statistics.py)."""
-        from babyllama.token_statistics import token_statistics
+        """Entropy, top-1 and calibration over held-out tokens (babyllama/evaluation/token_statistics.py)."""
+        from babyllama.evaluation.token_statistics import token_statistics
 
         return token_statistics(self.model, self.tokenizer, self.documents, window=self.window)
 
     def evaluate_completion(self, count: int = 500) -> dict[str, Any]:
-        """Exact last words of held-out sentences (babyllama/completion.py)."""
-        from babyllama.completion import completion_accuracy, completion_items
+        """Exact last words of held-out sentences (babyllama/evaluation/completion.py)."""
+        from babyllama.evaluation.completion import completion_accuracy, completion_items
 
         items = completion_items(self.documents, count, self.seed)
         figures, details = completion_accuracy(self.model, self.tokenizer, items, window=self.window)
@@ -285,8 +285,8 @@ class ModelEvaluator:
         return figures
 
     def measure_speed(self) -> dict[str, Any]:
-        """Generation speed (babyllama/speed.py)."""
-        from babyllama.speed import generation_speed
+        """Generation speed (babyllama/evaluation/generation_speed.py)."""
+        from babyllama.evaluation.generation_speed import generation_speed
 
         return generation_speed(self.model, window=self.window)
 
@@ -437,7 +437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluator_of(args: argparse.Namespace, checkpoint: str | Path) -> ModelEvaluator:
     """The evaluator of a checkpoint that the flags describe."""
-    from babyllama.generation import read_prompts
+    from babyllama.evaluation.generation import read_prompts
 
     evaluator = ModelEvaluator(
         checkpoint,

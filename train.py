@@ -328,9 +328,9 @@ def build_trainer(
 
 
 def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
+    from babyllama.evaluation.log_probs import is_backbone_and_head
     from babyllama.layers import prepare_layers
     from babyllama.loss import install_fused_loss
-    from babyllama.scoring import is_backbone_and_head
 
     plain = is_backbone_and_head(model)
     prepare_layers(model, runtime)
@@ -394,8 +394,9 @@ def _finish(
     config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str, weights: Any
 ) -> dict[str, Any]:
     from babyllama.checkpoint_loading import load_model
+    from babyllama.evaluation.perplexity import score_held_out
     from babyllama.model_card import write_model_card
-    from babyllama.run_record import score_held_out, training_metrics
+    from babyllama.run_record import training_metrics
     from data_utils import DataProcessor
 
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

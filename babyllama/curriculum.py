@@ -259,7 +259,7 @@ def curriculum_fingerprint(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {f"curriculum.{key}": value for key, value in config.curriculum.model_dump().items()}
     found["length of the curriculum"] = f"{config.training.num_epochs:g} epochs, max_steps {config.training.max_steps}"
     if config.curriculum.model:
-        from babyllama.score_cache import checkpoint_content
+        from babyllama.evaluation.score_cache import checkpoint_content
 
         found["curriculum.model"] = checkpoint_content(Path(config.curriculum.model).expanduser())
     return found

@@ -15,9 +15,7 @@ from babyllama.common.provenance import versions
 from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from babyllama.data.documents import Document
     from babyllama.trainer import BabyTrainer
 
 
@@ -40,7 +38,7 @@ def training_metrics(
         config: The run's configuration.
         data: PreparedData.
         trainer: After training.
-        scored: `babyllama.metrics.summarize` over the held-out documents.
+        scored: `babyllama.evaluation.perplexity.summarize` over the held-out documents.
         command: The command line.
     """
     from babyllama.trainer import final_train_loss
@@ -100,17 +98,6 @@ def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
         "eval_domains": scored["domains"],
         "held_out_fingerprint": scored.get("held_out_fingerprint"),
     }
-
-
-def score_held_out(
-    config: Config, tokenizer: PreTrainedTokenizerFast, documents: list[Document], model: PreTrainedModel
-) -> dict[str, Any]:
-    """The held-out documents by the definition of `evaluate.py` (babyllama.metrics), in float32."""
-    from babyllama import metrics
-    from babyllama.data.documents import documents_fingerprint
-
-    scores = metrics.score_documents(model.eval(), tokenizer, documents, window=config.data.seq_length)
-    return metrics.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
 
 
 def embedding_parameters(model: Any) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from babyllama.benchmark_config import BenchmarkConfig
 from babyllama.common.errors import ConfigError
+from babyllama.comparison.options import BenchmarkConfig
 from babyllama.config.flags import FLAGS, SWITCHES, flags_of, read_config
 from babyllama.sweep import Plan, SweepOptions, value_text
 

@@ -20,10 +20,10 @@ from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.config.schema import Config
 from babyllama.data.tokenizer import tokenizer_fingerprint
 from babyllama.distillation import Head, Recipe, distillation_loss
+from babyllama.evaluation.log_probs import backbone_and_head, is_backbone_and_head
 from babyllama.layers import prepare_layers
 from babyllama.loss import IGNORE, install_loss
 from babyllama.runtime import Runtime
-from babyllama.scoring import backbone_and_head, is_backbone_and_head
 
 
 def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:
@@ -63,7 +63,7 @@ def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module
 
 def teacher_contents(config: Config) -> dict[str, str]:
     """SHA-256 of each teacher's files under its place: part of a run's fingerprint."""
-    from babyllama.score_cache import checkpoint_content
+    from babyllama.evaluation.score_cache import checkpoint_content
 
     paths = config.distillation.teachers if config.distillation else []
     return {f"teacher {number}": checkpoint_content(Path(path).expanduser()) for number, path in enumerate(paths, 1)}

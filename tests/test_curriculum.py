@@ -208,7 +208,7 @@ def test_a_models_loss_orders_the_text(text: Path, tmp_path: Path) -> None:
     config.data.tokenizer_path = str(teacher)
     config.curriculum = CurriculumConfig(difficulty="loss", model=str(teacher))
     from babyllama.checkpoint_loading import load_model, load_tokenizer_of
-    from babyllama.metrics import score_documents
+    from babyllama.evaluation.perplexity import score_documents
     from data_utils import DataProcessor
 
     processor = DataProcessor(config.data)

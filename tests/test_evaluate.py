@@ -16,11 +16,11 @@ from babyllama import plugins
 from babyllama.common.command import run_command
 from babyllama.common.errors import CheckpointError, ConfigError, DataError
 from babyllama.common.files import read_json
-from babyllama.completion import completion_accuracy, completion_items
 from babyllama.data.documents import Document
-from babyllama.generation import distinct, generate, generation_figures, repetition
-from babyllama.speed import generation_speed
-from babyllama.token_statistics import token_statistics
+from babyllama.evaluation.completion import completion_accuracy, completion_items
+from babyllama.evaluation.generation import distinct, generate, generation_figures, repetition
+from babyllama.evaluation.generation_speed import generation_speed
+from babyllama.evaluation.token_statistics import token_statistics
 from evaluate import ModelEvaluator
 
 TEXT = "The dog ran to the old house. She looked at the little dog.\n" * 4

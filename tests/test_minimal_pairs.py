@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from babyllama.common.errors import DataError
-from babyllama.minimal_pairs import Pair, evaluate_pairs, load_pairs, score_sentences, summarize_pairs
+from babyllama.evaluation.minimal_pairs import Pair, evaluate_pairs, load_pairs, score_sentences, summarize_pairs
 
 GOOD = {"UID": "u", "pairID": "0", "sentence_good": "The dog ran.", "sentence_bad": "The dog run.", "field": "f"}
 

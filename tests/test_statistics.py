@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from babyllama import compare_runs, consistency, seed_statistics, statistics
-from babyllama.seed_statistics import compare_seeds, label_permutation
-from babyllama.statistics import compare_choices, compare_documents, holm, sign_permutation
+from babyllama.comparison import differences, paired_tests, seed_tests
+from babyllama.comparison.paired_tests import compare_choices, compare_documents, holm, sign_permutation
+from babyllama.comparison.seed_tests import compare_seeds, label_permutation
+from babyllama.evaluation import consistency
 
 
-@pytest.mark.parametrize("module", [statistics, seed_statistics, compare_runs, consistency], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [paired_tests, seed_tests, differences, consistency], ids=lambda m: m.__name__)
 def test_the_worked_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0
 

@@ -18,10 +18,10 @@ import pytest
 
 import main
 from babyllama import plugins
-from babyllama.benchmark_config import run_folders
 from babyllama.common.command import run_command
 from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json
+from babyllama.comparison.options import run_folders
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml

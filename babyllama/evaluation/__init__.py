@@ -1,4 +1,4 @@
 """One checkpoint: each measure is a module whose head gives numerator, denominator, exclusions and source.
 
-May import models, data, config and common.
+This room imports from data, models, pages, config, common and plugins, never from training.
 """

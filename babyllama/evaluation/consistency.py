@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from babyllama.metrics import encode_text, first_context
-from babyllama.scoring import pad_right
+from babyllama.evaluation.log_probs import pad_right
+from babyllama.evaluation.perplexity import encode_text, first_context
 
 # Plain, child-directed English; the two prompts of a pair ask for the same word.
 PARAPHRASES: tuple[tuple[str, str], ...] = (

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from babyllama.data.documents import Document
-from babyllama.metrics import encode_text, first_context, rolling_windows
-from babyllama.scoring import IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.perplexity import encode_text, first_context, rolling_windows
 
 BINS = 15
 MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is then below 0.0025

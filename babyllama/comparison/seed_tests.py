@@ -30,7 +30,7 @@ from itertools import combinations
 
 import numpy as np
 
-from babyllama.statistics import Comparison
+from babyllama.comparison.paired_tests import Comparison
 
 T_DRAWS = 200_000  # draws that stand for Student's t: p-values to about 1e-5, quantiles to about 1%
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from babyllama.scoring import (
+from babyllama.evaluation.log_probs import (
     BATCH_TOKENS,
     backbone_and_head,
     batches_by_length,

@@ -20,14 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from babyllama.common.errors import DataError
+from babyllama.config.schema import Config
 from babyllama.data.documents import Document
-from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
-from babyllama.statistics import RESAMPLES, bootstrap_ratio
+from babyllama.evaluation.intervals import RESAMPLES, bootstrap_ratio
+from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass
@@ -182,3 +186,14 @@ def _figures(scores: DocumentScores, chosen: np.ndarray, resamples: int, seed: i
         "total_tokens": int(tokens.sum()),
         "total_bytes": int(sizes.sum()),
     }
+
+
+def score_held_out(
+    config: Config, tokenizer: PreTrainedTokenizerFast, documents: list[Document], model: PreTrainedModel
+) -> dict[str, Any]:
+    """The held-out documents by the definition of `evaluate.py` (babyllama.evaluation.perplexity), in float32."""
+    from babyllama.data.documents import documents_fingerprint
+    from babyllama.evaluation import perplexity
+
+    scores = perplexity.score_documents(model.eval(), tokenizer, documents, window=config.data.seq_length)
+    return perplexity.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}

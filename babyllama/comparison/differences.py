@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from babyllama.common.errors import ConfigError
-from babyllama.seed_statistics import compare_seeds
-from babyllama.statistics import Comparison, bootstrap_draws, compare_choices, compare_documents, holm
+from babyllama.comparison.paired_tests import Comparison, compare_choices, compare_documents, holm
+from babyllama.comparison.seed_tests import compare_seeds
+from babyllama.evaluation.intervals import bootstrap_draws
 
 ALPHA = 0.05
 SEED_SUFFIX = re.compile(r"^(?P<recipe>.+?)[-_]seed[-_]?\d+$")

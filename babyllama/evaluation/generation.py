@@ -16,7 +16,7 @@ import torch
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
-from babyllama.metrics import encode_text, first_context
+from babyllama.evaluation.perplexity import encode_text, first_context
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
 TEMPERATURE, TOP_K = 0.8, 50

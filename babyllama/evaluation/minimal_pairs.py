@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from babyllama.common.errors import DataError
-from babyllama.metrics import encode_text, first_context
-from babyllama.pair_scoring import score_pairs, supports_pairs
-from babyllama.scoring import BATCH_TOKENS, IGNORE, sum_log_probs
-from babyllama.statistics import wilson
+from babyllama.evaluation.intervals import wilson
+from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
+from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
+from babyllama.evaluation.perplexity import encode_text, first_context
 
 CALIBRATION_PAIRS = 512
 NARROW_SIGMAS, NARROW_AT_LEAST = 8.0, 0.1  # standard deviations of the error; nats

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from babyllama.data.documents import Document
-from babyllama.metrics import encode_text, first_context
-from babyllama.scoring import IGNORE, backbone_and_head, batches_by_length, pad_right
-from babyllama.statistics import wilson
+from babyllama.evaluation.intervals import wilson
+from babyllama.evaluation.log_probs import IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.perplexity import encode_text, first_context
 
 _SENTENCE = re.compile(r"(?<![^\s])[^.!?\n]+[.!?](?=\s|$)")
 _LAST_WORD = re.compile(r"^(.*\S)( [A-Za-z'’-]+[.!?])$")

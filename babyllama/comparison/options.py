@@ -130,7 +130,7 @@ def build_parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace) -> BenchmarkConfig:
     """The file's configuration with the flags laid over it."""
-    from babyllama.generation import read_prompts
+    from babyllama.evaluation.generation import read_prompts
 
     config = load_benchmark_config(args.benchmark_config)
     flags = {
