@@ -81,10 +81,10 @@ class ModelEvaluator:
         seed: int = 0,
         screen_pairs: bool = False,
     ) -> None:
-        from babyllama.checkpoint_loading import load_model, load_tokenizer_of
         from babyllama.common.glibc_memory import keep_freed_memory
         from babyllama.evaluation.log_probs import BATCH_TOKENS
-        from babyllama.runtime import resolve_device
+        from babyllama.models.loading import load_model, load_tokenizer_of
+        from babyllama.models.runtime import resolve_device
 
         keep_freed_memory()
         self.checkpoint = Path(checkpoint).expanduser().resolve()

@@ -30,12 +30,13 @@ from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG, TRAINI
 from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
+from babyllama.models.compiled_layers import prepare_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from babyllama.data.prepared import PreparedData
-    from babyllama.runtime import Runtime
+    from babyllama.models.runtime import Runtime
     from babyllama.signals import StopSignals
     from babyllama.trainer import BabyTrainer
 
@@ -80,10 +81,10 @@ def train(
         Interrupted: A signal ended the training after its checkpoint.
         LostProcess: Another process of a distributed training is gone.
     """
-    from babyllama.checkpoint_loading import quiet_libraries
+    from babyllama.models.fsdp import check_sharding
+    from babyllama.models.loading import quiet_libraries
+    from babyllama.models.runtime import resolve_device
     from babyllama.plugins import load_plugins
-    from babyllama.runtime import resolve_device
-    from babyllama.sharding import check_sharding
 
     quiet_libraries()
     device = resolve_device(config.training.device)
@@ -164,7 +165,7 @@ def find_start(
     """The checkpoint to go on from and how it was computed; (None, None) at step 0."""
     from babyllama import checkpoints
     from babyllama.config.fingerprint import check_resume
-    from babyllama.runtime import Runtime
+    from babyllama.models.runtime import Runtime
 
     checkpoints.clean_leftovers(run_dir)
     checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
@@ -181,9 +182,9 @@ def start_trainer(
     config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any], runtime: Runtime | None
 ) -> BabyTrainer:
     """Model and Trainer, with the run folder opened for them. `runtime` is that of the checkpoint on a resume."""
-    from babyllama import runtime as rt
     from babyllama.callbacks import CheckpointGuard
     from babyllama.common import disk_space
+    from babyllama.models import runtime as rt
     from babyllama.tracking import WandbLog
 
     model = create_model(config, data.tokenizer)
@@ -210,7 +211,7 @@ def start_trainer(
 
 def reuse_or_decide(config: Config, data: PreparedData, runtime: Runtime | None, size: int) -> Runtime:
     """The checkpoint's runtime where this machine can do it, else a new decision for the whole run."""
-    from babyllama import runtime as rt
+    from babyllama.models import runtime as rt
     from babyllama.plan import plan_run
 
     train_set, _ = packed_datasets(config, data)
@@ -243,7 +244,7 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
     """
     from transformers import set_seed
 
-    from babyllama.architectures import build_model, ignored_dropouts
+    from babyllama.models.architectures import build_model, ignored_dropouts
     from babyllama.plugins import ARCHITECTURES, build_own_model
 
     set_seed(config.training.seed)
@@ -258,7 +259,7 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
 
 
 def _from_checkpoint(config: Config, tokenizer: Any) -> PreTrainedModel:
-    from babyllama.checkpoint_loading import load_model
+    from babyllama.models.loading import load_model
 
     model = load_model(Path(config.model.init_from))
     rows = model.get_input_embeddings().weight.shape[0]
@@ -279,7 +280,7 @@ def build_trainer(
         config: Run configuration.
         model: From `create_model`; its forward and layers are changed in place.
         data: From `DataProcessor.prepare`.
-        runtime: From `babyllama.runtime.decide`.
+        runtime: From `babyllama.models.runtime.decide`.
         run_dir: Where checkpoints and logs go.
 
     Returns:
@@ -297,7 +298,7 @@ def build_trainer(
     for note in plan.notes:
         say(note)
     train_set = arrange(config, data, train_set, plan.total_steps, run_dir)
-    _prepare_forward(model, runtime)
+    prepare_forward(model, runtime)
     sums = None
     if config.distillation:
         from babyllama.teachers import teach
@@ -325,17 +326,6 @@ def build_trainer(
         trainer.add_callback(callback)
     add_milestones(trainer, config, data, run_dir, plan.total_steps)
     return trainer
-
-
-def _prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
-    from babyllama.evaluation.log_probs import is_backbone_and_head
-    from babyllama.layers import prepare_layers
-    from babyllama.loss import install_fused_loss
-
-    plain = is_backbone_and_head(model)
-    prepare_layers(model, runtime)
-    if plain:
-        install_fused_loss(model, compiled=runtime.compile == "layers")
 
 
 def train_within_memory(
@@ -383,19 +373,19 @@ def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Pa
 
     Of several processes rank 0 does it; the others wait for its figures.
     """
-    from babyllama import sharding
+    from babyllama.models import fsdp
 
     trainer.restore_best_if_asked(run_dir)
-    weights = sharding.whole_weights(trainer.model) if sharding.is_sharded(trainer.model) else None
+    weights = fsdp.whole_weights(trainer.model) if fsdp.is_sharded(trainer.model) else None
     return distributed.from_main(lambda: _finish(config, data, trainer, run_dir, command, weights))
 
 
 def _finish(
     config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str, weights: Any
 ) -> dict[str, Any]:
-    from babyllama.checkpoint_loading import load_model
     from babyllama.evaluation.perplexity import score_held_out
     from babyllama.model_card import write_model_card
+    from babyllama.models.loading import load_model
     from babyllama.run_record import training_metrics
     from data_utils import DataProcessor
 

@@ -136,10 +136,10 @@ def domain_place(split: TokenSplit, order: list[str]) -> Values:
 
 def model_loss(config: Config, data: Any) -> Values:
     """Nats per token that `curriculum.model` pays for each document; kept in the score cache."""
-    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
     from babyllama.evaluation.perplexity import score_documents
     from babyllama.evaluation.score_cache import ScoreCache, checkpoint_content
-    from babyllama.runtime import resolve_device
+    from babyllama.models.loading import load_model, load_tokenizer_of
+    from babyllama.models.runtime import resolve_device
 
     assert config.curriculum is not None
     folder = Path(config.curriculum.model or "").expanduser()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from babyllama.common.distributed import world_size
 from babyllama.common.errors import BabyLlamaError
 from babyllama.config.schema import TrainingConfig
-from babyllama.runtime import Runtime
+from babyllama.models.runtime import Runtime
 
 
 class OutOfMemory(BabyLlamaError):

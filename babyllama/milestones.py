@@ -32,7 +32,7 @@ from babyllama.config.run_layout import MILESTONE, TRAINING_CONFIG
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
 from babyllama.data.epoch_order import epoch_order
-from babyllama.sharding import is_sharded, whole_weights
+from babyllama.models.fsdp import is_sharded, whole_weights
 from babyllama.word_counts import WordCounter
 
 PREFIX = "chck_"

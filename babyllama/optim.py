@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from babyllama.config.schema import TrainingConfig
-from babyllama.runtime import fast_low_precision
+from babyllama.models.runtime import fast_low_precision
 
 NEWTON_SCHULZ_STEPS = 4  # torch's five end no better (1.9041 against 1.9028 bits per byte), three worse (1.9133)
 

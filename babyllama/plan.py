@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from babyllama.architectures import TABLE
 from babyllama.common.distributed import world_size as world_size
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
+from babyllama.models.architectures import TABLE
+from babyllama.models.fsdp import sharding_arguments
+from babyllama.models.runtime import Runtime
 from babyllama.optim import schedule_arguments, warmup_length
-from babyllama.runtime import Runtime
-from babyllama.sharding import sharding_arguments
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
 

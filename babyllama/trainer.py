@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
-from babyllama import checkpoints, sharding
+from babyllama import checkpoints
 from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
 from babyllama.common import distributed
 from babyllama.common.console import say
@@ -36,10 +36,11 @@ from babyllama.config.run_layout import WEIGHTS
 from babyllama.config.schema import Config
 from babyllama.data.epoch_order import EpochSampler
 from babyllama.data.packing import PackedDataset
-from babyllama.flops import flops_per_token, known_peak
-from babyllama.loss import IGNORE, shift_labels
+from babyllama.models import fsdp
+from babyllama.models.flops import flops_per_token, known_peak
+from babyllama.models.fused_loss import IGNORE, shift_labels
+from babyllama.models.runtime import Runtime
 from babyllama.optim import build_optimizer
-from babyllama.runtime import Runtime
 from babyllama.signals import StopSignals
 
 
@@ -97,7 +98,7 @@ class BabyTrainer(Trainer):
         peak = known_peak(runtime.device, runtime.precision)
         self.peak = peak * runtime.processes if peak else None
         super().__init__(data_collator=collate_for_training, **kwargs)
-        sharding.reduce_in_float32(self)
+        fsdp.reduce_in_float32(self)
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
@@ -179,8 +180,8 @@ class BabyTrainer(Trainer):
 
     def _take_weights(self, checkpoint: Path) -> None:
         weights = load_file(checkpoint / WEIGHTS)
-        if sharding.is_sharded(self.model):
-            sharding.put_weights(self.model, weights)
+        if fsdp.is_sharded(self.model):
+            fsdp.put_weights(self.model, weights)
             return
         self.model.load_state_dict(weights, strict=False)
         self.model.tie_weights()

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from babyllama.architectures import build_model_config
 from babyllama.config.schema import Config
+from babyllama.models.architectures import build_model_config
 from babyllama.plugins import register_architecture
 
 

@@ -35,8 +35,8 @@ def tiny_tokenizer() -> Any:
 def _tiny(kind: str, tokenizer: Any) -> Any:
     import torch
 
-    from babyllama.architectures import build_model
     from babyllama.config.schema import Config
+    from babyllama.models.architectures import build_model
 
     torch.manual_seed(0)
     sizes = {"type": kind, "hidden_size": 32, "intermediate_size": 64, "n_layer": 2, "n_head": 2}

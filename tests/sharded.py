@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import fully_shard
 
-from babyllama import sharding
-from babyllama.architectures import build_model
 from babyllama.common.files import write_json
 from babyllama.config.schema import Config, TrainingConfig
-from babyllama.layers import decoder_layers
-from babyllama.loss import install_fused_loss
+from babyllama.models import fsdp
+from babyllama.models.architectures import build_model
+from babyllama.models.fused_loss import install_fused_loss
+from babyllama.models.structure import decoder_layers
 from babyllama.optim import build_optimizer
 
 STEPS = 6
@@ -97,7 +97,7 @@ def compare(kind: str, tied: bool, like: str, recipe: TrainingConfig) -> dict[st
     with torch.no_grad():
         ids = batch(99)
         held_out = [float(m(input_ids=ids, labels=ids).loss) for m in (plain, model)]
-    whole = sharding.whole_weights(model)
+    whole = fsdp.whole_weights(model)
     pairs = [(whole[n].double(), p.double()) for n, p in plain.state_dict().items() if n in whole]
     apart = sum(float(((a - b) ** 2).sum()) for a, b in pairs) / max(sum(float((b**2).sum()) for _, b in pairs), 1e-9)
     return {
@@ -123,7 +123,7 @@ def reloaded(model: Any, whole: dict[str, torch.Tensor]) -> float:
     box = [whole]
     dist.broadcast_object_list(box, src=0)
     before = [p.to_local().detach().clone() for p in model.parameters()]
-    sharding.put_weights(model, box[0])
+    fsdp.put_weights(model, box[0])
     after = [p.to_local().detach() for p in model.parameters()]
     return max(float((p - q).abs().max()) if q.numel() else 0.0 for p, q in zip(after, before, strict=True))
 

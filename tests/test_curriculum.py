@@ -207,8 +207,8 @@ def test_a_models_loss_orders_the_text(text: Path, tmp_path: Path) -> None:
     config = config_for(text, tmp_path, name="student", max_steps=4)
     config.data.tokenizer_path = str(teacher)
     config.curriculum = CurriculumConfig(difficulty="loss", model=str(teacher))
-    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
     from babyllama.evaluation.perplexity import score_documents
+    from babyllama.models.loading import load_model, load_tokenizer_of
     from data_utils import DataProcessor
 
     processor = DataProcessor(config.data)

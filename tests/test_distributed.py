@@ -24,8 +24,8 @@ from babyllama.common.errors import ConfigError, NumericError
 from babyllama.common.files import read_json
 from babyllama.config.loading import save_config
 from babyllama.config.schema import Config
+from babyllama.models.fsdp import check_sharding, sharding_arguments
 from babyllama.report import read_log
-from babyllama.sharding import check_sharding, sharding_arguments
 from tests.test_train import corpus, weights
 from train import train
 

@@ -12,7 +12,7 @@ import torch
 
 from babyllama.common.files import read_json
 from babyllama.config.loading import save_config
-from babyllama.loss import fused_linear_cross_entropy
+from babyllama.models.fused_loss import fused_linear_cross_entropy
 from evaluate import ModelEvaluator
 from tests.test_train import config_for, corpus
 from train import train

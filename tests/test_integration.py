@@ -66,7 +66,7 @@ def test_the_embedded_corpus_is_scored_against_its_floor_and_its_pairs(
 def test_an_architecture_of_ones_own_trains_and_is_scored(config: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
-        "from babyllama.architectures import build_model\nfrom babyllama.plugins import register_architecture\n"
+        "from babyllama.models.architectures import build_model\nfrom babyllama.plugins import register_architecture\n"
         "def create_custom_model(config, tokenizer):\n"
         "    own = config.model_copy(deep=True)\n    own.model.type = 'GPT2'\n"
         "    return build_model(own, tokenizer)\n"

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 from transformers.models.gptj import modeling_gptj
 
-from babyllama import attention, runtime
-from babyllama.dropout import draw_seeds, drop, hashed_dropout, kept
-from babyllama.layers import gelu_by_sigmoid, install_vector_forms, prepare_layers, rotate_pairs
+from babyllama.models import attention, runtime
+from babyllama.models.compiled_layers import gelu_by_sigmoid, install_vector_forms, prepare_layers, rotate_pairs
+from babyllama.models.hashed_dropout import draw_seeds, drop, hashed_dropout, kept
 
 OURS = [attention.PLAIN, attention.RECOMPUTE]
 LIBRARY_ROTATION = modeling_gptj.apply_rotary_pos_emb

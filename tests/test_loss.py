@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from babyllama.loss import (
+from babyllama.models.fused_loss import (
     BLOCK_ROWS,
     fused_linear_cross_entropy,
     install_fused_loss,
@@ -120,7 +120,7 @@ def test_without_labels_the_model_answers_as_before(tiny_gpt2: Any) -> None:
 
 
 def test_the_compiled_block_gives_the_same_numbers() -> None:
-    from babyllama.runtime import has_cpp_compiler
+    from babyllama.models.runtime import has_cpp_compiler
 
     if not has_cpp_compiler():
         pytest.skip("no C++ compiler: nothing can be compiled")

@@ -14,8 +14,9 @@ from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
 from babyllama.data.tokenizer import encode_documents
 from babyllama.evaluation.intervals import bootstrap_ratio, wilson
-from babyllama.evaluation.log_probs import backbone_and_head, batches_by_length, token_log_probs
+from babyllama.evaluation.log_probs import batches_by_length, token_log_probs
 from babyllama.evaluation.perplexity import rolling_windows, score_documents, summarize
+from babyllama.models.structure import backbone_and_head
 
 TEXTS = ["The dog ran to the old house.", "She looked at the dog and smiled. " * 6, "Cats!", "apples é 日本"]
 DOCUMENTS = [Document(text, "a" if number % 2 else "b") for number, text in enumerate(TEXTS)]

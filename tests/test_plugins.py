@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from babyllama import plugins
-from babyllama.attention import PLAIN, RECOMPUTE
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
+from babyllama.models.attention import PLAIN, RECOMPUTE
 from tests.test_train import config_for, corpus, weights
 from train import create_model, train
 
@@ -62,7 +62,7 @@ def test_a_bad_plugin_gives_one_line_that_names_the_file(
 
 BUILDERS = """
 from transformers import LlamaConfig, LlamaForCausalLM
-from babyllama.architectures import build_model, build_model_config
+from babyllama.models.architectures import build_model, build_model_config
 from babyllama.plugins import register_architecture
 class Quiet(LlamaForCausalLM):
     pass  # keeps Llama's config class: what it saves would be loaded as a plain Llama
@@ -174,7 +174,7 @@ def test_an_own_architecture_resumes_exactly_and_reloads(tmp_path: Path, tiny_to
     """The example's ALiBi Llama: same bits after a resume; generation with a cache equals one without."""
     import torch
 
-    from babyllama.checkpoint_loading import load_model
+    from babyllama.models.loading import load_model
 
     text, file = corpus(tmp_path / "text", 300), ROOT / "examples/custom_architecture.py"
     configs = [config_for(text, tmp_path, "AlibiLlama", name) for name in ("whole", "resumed")]

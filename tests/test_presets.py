@@ -6,12 +6,18 @@ import re
 
 import pytest
 
-from babyllama.architectures import build_model_config, count_parameters, default_heads, ignored_dropouts
 from babyllama.common.errors import ConfigError
 from babyllama.config.loading import load_config
 from babyllama.config.run_layout import preset_paths
 from babyllama.config.schema import Config
-from babyllama.presets import presets, presets_table
+from babyllama.models.architectures import (
+    build_model_config,
+    count_parameters,
+    default_heads,
+    ignored_dropouts,
+    presets,
+)
+from babyllama.presets import presets_table
 
 SIZED = sorted(name for name in preset_paths() if re.search(r"\d+M", name))
 

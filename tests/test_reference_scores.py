@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from babyllama.checkpoint_loading import load_model, load_tokenizer_of
 from babyllama.data.sources import read_documents
 from babyllama.evaluation.log_probs import sum_log_probs
 from babyllama.evaluation.minimal_pairs import evaluate_pairs, load_pairs, score_sentences
+from babyllama.models.loading import load_model, load_tokenizer_of
 from evaluate import ModelEvaluator
 
 pytestmark = pytest.mark.integration

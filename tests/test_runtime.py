@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from babyllama import runtime as rt
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
-from babyllama.layers import decoder_layers
+from babyllama.models import runtime as rt
+from babyllama.models.structure import decoder_layers
 
 
 def _config(seq_length: int = 128, **training: Any) -> Config:

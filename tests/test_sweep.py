@@ -344,7 +344,7 @@ training: {batch_size: 8, max_steps: 6, device: cpu, torch_compile: false, bf16:
 """
 PLUGIN = """
 import os, pathlib, signal
-from babyllama.architectures import build_model
+from babyllama.models.architectures import build_model
 from babyllama.plugins import register_architecture
 
 def build(config, tokenizer):

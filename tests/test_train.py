@@ -105,7 +105,7 @@ def test_it_loads_in_a_process_without_our_code(finished: Path, tmp_path: Path) 
     )
     command = [sys.executable, "-c", code, str(finished)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+    from babyllama.models.loading import load_model, load_tokenizer_of
 
     ids = load_tokenizer_of(finished)("The dog ran to the river", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
@@ -204,7 +204,7 @@ def _exploding_plugin(folder: Path) -> Path:
     """An architecture of the user's own whose weights are so large that the loss overflows."""
     file = folder / "exploding.py"
     file.write_text(
-        "import torch\nfrom babyllama.architectures import build_model\n"
+        "import torch\nfrom babyllama.models.architectures import build_model\n"
         "from babyllama.plugins import register_architecture\n"
         "def build(config, tokenizer):\n"
         "    config.model.type = 'GPT2'\n    model = build_model(config, tokenizer)\n"
@@ -288,7 +288,7 @@ def _hungry(rows: int) -> Any:
     """A Llama that needs too much memory for more than `rows` sequences at once."""
 
     def build(config: Config, tokenizer: Any) -> Any:
-        from babyllama.architectures import build_model
+        from babyllama.models.architectures import build_model
 
         model = build_model(
             config.model_copy(update={"model": config.model.model_copy(update={"type": "Llama"})}), tokenizer

@@ -17,8 +17,9 @@ import torch
 
 from babyllama.data.documents import Document
 from babyllama.evaluation.intervals import wilson
-from babyllama.evaluation.log_probs import IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import encode_text, first_context
+from babyllama.models.structure import backbone_and_head
 
 _SENTENCE = re.compile(r"(?<![^\s])[^.!?\n]+[.!?](?=\s|$)")
 _LAST_WORD = re.compile(r"^(.*\S)( [A-Za-z'’-]+[.!?])$")

@@ -16,42 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babyllama.models.structure import backbone_and_head
+
 IGNORE = -100
 BLOCK_ROWS = 1024
 BATCH_TOKENS = 8192  # tokens of one forward pass; 4k to 16k are equally fast on 2 cores
-
-
-def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
-    """The model's backbone and linear head, where head(backbone(x)) is what the model computes, else None."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    backbone = getattr(model, "base_model", model)
-    if not isinstance(head, nn.Linear) or backbone is model:
-        return None
-    cached = getattr(model, "_babyllama_split_ok", None)
-    if cached is None:
-        cached = _split_is_exact(model, backbone, head)
-        model._babyllama_split_ok = cached
-    return (backbone, head) if cached else None
-
-
-def is_backbone_and_head(model: nn.Module) -> bool:
-    """Whether the model is its backbone and a linear head and nothing else, tried in evaluation mode."""
-    training = model.training
-    found = backbone_and_head(model.eval()) is not None
-    model.train(training)
-    return found
-
-
-@torch.inference_mode()
-def _split_is_exact(model: nn.Module, backbone: nn.Module, head: nn.Linear) -> bool:
-    """Try it on two tokens: scaled or capped logits (some architectures) make it false."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=head.weight.device)
-    try:
-        whole = model(input_ids=ids, use_cache=False).logits
-        parts = head(backbone(input_ids=ids, use_cache=False)[0])
-    except (TypeError, AttributeError, IndexError):
-        return False
-    return bool(torch.allclose(whole.float(), parts.float(), atol=1e-4, rtol=1e-4))
 
 
 @torch.inference_mode()

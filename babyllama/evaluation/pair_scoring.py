@@ -19,14 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from babyllama.evaluation.log_probs import (
-    BATCH_TOKENS,
-    backbone_and_head,
-    batches_by_length,
-    pad_right,
-    sum_log_probs,
-    target_log_probs,
-)
+from babyllama.evaluation.log_probs import BATCH_TOKENS, batches_by_length, pad_right, sum_log_probs, target_log_probs
+from babyllama.models.structure import backbone_and_head
 
 PROBE_TOLERANCE = 1e-3  # nats; a mask or positions that are ignored move a score by far more
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from babyllama.data.documents import Document
-from babyllama.evaluation.log_probs import IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import encode_text, first_context, rolling_windows
+from babyllama.models.structure import backbone_and_head
 
 BINS = 15
 MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is then below 0.0025

@@ -29,10 +29,11 @@ class SpecialTokens:
 
 def build(config: Any, runtime: Any) -> Any:
     """A model with fused loss and compiled layers, as `train.build_trainer` prepares it."""
-    from train import _prepare_forward, create_model
+    from babyllama.models.compiled_layers import prepare_forward
+    from train import create_model
 
     model = create_model(config, SpecialTokens())
-    _prepare_forward(model, runtime)
+    prepare_forward(model, runtime)
     return model.to(runtime.device)
 
 
@@ -40,9 +41,9 @@ def steps(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """The three things to time, by name."""
     import torch
 
-    from babyllama import runtime as rt
     from babyllama.config.loading import load_config
     from babyllama.config.schema import DistillationConfig
+    from babyllama.models import runtime as rt
     from babyllama.teachers import install_distillation, keep_in_low_precision
 
     flags = {"training.torch_compile": args.torch_compile, "training.device": args.device}

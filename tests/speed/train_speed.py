@@ -12,8 +12,8 @@ seed on the same chunks in the same order:
     ours         this package, AdamW
     ours-muon    this package, the recipe's Muon
 
-Utilisation is model FLOPs (babyllama/flops.py) over the rate of a bf16 matrix product measured in the same run, or on a
-GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the losses.
+Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a bf16 matrix product measured in the same run, or
+on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the losses.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def matrix_rate(device: str, seconds: float = 2.0) -> float:
 def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Train one variant for some steps in this process; its figures."""
     from babyllama.callbacks import StepClock
-    from babyllama.checkpoint_loading import quiet_libraries
     from babyllama.config.loading import load_config
-    from babyllama.flops import flops_per_token
+    from babyllama.models.flops import flops_per_token
+    from babyllama.models.loading import quiet_libraries
     from babyllama.run_record import peak_memory_bytes
     from train import create_model, prepare_data
 
@@ -111,8 +111,8 @@ def MomentClock(started: float) -> Any:  # noqa: N802 - a class made late, so th
 
 def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) -> Any:
     """What `train.train` builds."""
-    from babyllama import runtime as rt
     from babyllama.data.packing import packed_datasets
+    from babyllama.models import runtime as rt
     from babyllama.plan import plan_run
     from train import build_trainer
 

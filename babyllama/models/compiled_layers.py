@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from babyllama import attention
-from babyllama.dropout import hashed_dropout
-from babyllama.loss import wide
-from babyllama.runtime import Runtime
+from babyllama.models import attention
+from babyllama.models.fused_loss import install_fused_loss, wide
+from babyllama.models.hashed_dropout import hashed_dropout
+from babyllama.models.runtime import Runtime
+from babyllama.models.structure import decoder_layers, is_backbone_and_head
 
-
-def decoder_layers(model: Any) -> list[Any]:
-    """The model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
-    backbone = getattr(model, "base_model", model)
-    for name in ("layers", "h"):
-        layers = getattr(backbone, name, None)
-        if layers is not None:
-            return list(layers)
-    return []
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def prepare_layers(model: Any, runtime: Runtime) -> None:
@@ -98,3 +92,18 @@ def rotate_pairs(tensor: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
         swapped = tensor @ swap
         sin, cos = ((angle @ twice).unsqueeze(2) for angle in (sin, cos))
     return tensor * cos + swapped * sin
+
+
+def prepare_forward(model: PreTrainedModel, runtime: Runtime) -> None:
+    """Prepare a model's forward pass for training: attention and compiled layers, and the fused head where it fits.
+
+    The head is fused only where the model is its backbone and a linear head and nothing else.
+
+    Args:
+        model: A causal language model, changed in place.
+        runtime: How the run computes.
+    """
+    plain = is_backbone_and_head(model)
+    prepare_layers(model, runtime)
+    if plain:
+        install_fused_loss(model, compiled=runtime.compile == "layers")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from babyllama.dropout import computed_again, draw_seeds, drop
+from babyllama.models.hashed_dropout import computed_again, draw_seeds, drop
 
 PLAIN, RECOMPUTE = "plain", "recompute"
 

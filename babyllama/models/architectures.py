@@ -11,9 +11,12 @@ positions beyond the trained length are untrained, so our evaluation and generat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
+from babyllama.config.loading import load_config
+from babyllama.config.run_layout import preset_paths
 from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
@@ -159,3 +162,35 @@ def count_parameters(config: Config, vocab_size: int) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(build_model_config(config, vocab_size))
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
+
+
+BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One preset's figures; memory is an estimate of weights, optimizer state and activations."""
+
+    name: str
+    type: str
+    parameters: int
+    tokens_per_step: int
+    epochs: float
+    memory_bytes: int
+
+
+def presets() -> list[Preset]:
+    """All presets, smallest first."""
+    found = []
+    for name, path in preset_paths().items():
+        config = load_config(path)
+        parameters = count_parameters(config, config.data.vocab_size)
+        tokens = config.training.batch_size * config.data.seq_length
+        micro = tokens // config.training.gradient_accumulation_steps
+        activations = micro * config.model.n_layer * config.model.hidden_size * BYTES_PER_ACTIVATION
+        memory = parameters * BYTES_PER_PARAMETER + activations
+        found.append(Preset(name, config.model.type, parameters, tokens, config.training.num_epochs, memory))
+    return sorted(found, key=lambda preset: preset.parameters)
