@@ -387,7 +387,7 @@ class BenchmarkSuite:
 
     def _run_facts(self, run: BenchmarkRun, teams: Sequence[Any]) -> dict[str, Any]:
         from babyllama.data.tokenizer import tokenizer_fingerprint
-        from babyllama.report import read_log
+        from babyllama.pages.run_page import read_log
 
         metrics = run.training_metrics
         return {
@@ -408,7 +408,7 @@ class BenchmarkSuite:
         Returns:
             The page.
         """
-        from babyllama.benchmark_report import write_comparison
+        from babyllama.pages.comparison_page import write_comparison
 
         write_json(Path(output) / RESULTS, results)
         return write_comparison(results, Path(output) / PAGE)
@@ -425,8 +425,9 @@ def _named(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0, or 1 where a folder could not be compared."""
-    from babyllama.benchmark_tables import all_tables, print_tables, render
     from babyllama.comparison.options import build_parser, config_of, finished_runs, run_folders
+    from babyllama.pages.comparison_tables import all_tables
+    from babyllama.pages.tables import print_tables, render
     from babyllama.plugins import load_plugins
 
     args = build_parser(BENCHMARKS).parse_args(argv)

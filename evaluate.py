@@ -353,7 +353,7 @@ class ModelEvaluator:
         Returns:
             The results file.
         """
-        from babyllama.report import write_evaluation_report
+        from babyllama.pages.run_page import write_evaluation_report
 
         target = self.checkpoint / EVALUATION_RESULTS if output is None else Path(output).expanduser()
         if target.suffix != ".json":
@@ -370,7 +370,7 @@ class ModelEvaluator:
 
     def plot_metrics(self, results: dict[str, Any], output: str | Path) -> Path:
         """Write evaluation_plots.png into a folder."""
-        from babyllama.plots import write_evaluation_plots
+        from babyllama.pages.figures import write_evaluation_plots
 
         return write_evaluation_plots(results, Path(output))
 
@@ -427,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluator = evaluator_of(args, args.checkpoint)
     say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
     results = evaluator.run(tasks)
-    from babyllama.results_table import print_results
+    from babyllama.pages.terminal import print_results
 
     print_results(results)
     written = evaluator.save(results, args.output)

@@ -21,6 +21,7 @@ from babyllama.common.command import at_least, run_command
 from babyllama.common.console import is_main_process, printable, say
 from babyllama.common.errors import ConfigError
 from babyllama.config.flags import add_config_flags, config_from_args, read_config
+from babyllama.pages.terminal import print_summary
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
@@ -71,7 +72,7 @@ def pipeline_parser() -> argparse.ArgumentParser:
 
 def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
     """Score the run on its held-out set, draw samples, and for the embedded corpus its minimal pairs."""
-    from babyllama.report import write_run_report
+    from babyllama.pages.run_page import write_run_report
     from evaluate import ModelEvaluator
 
     evaluator = ModelEvaluator(run_dir, device=config.training.device)
@@ -82,33 +83,6 @@ def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
     evaluator.save(results, run_dir)
     write_run_report(run_dir)
     return results
-
-
-def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any]) -> None:
-    """The figures that matter, three samples, where everything is, and what to type next."""
-    from babyllama.common.units import human_seconds
-
-    say()
-    say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
-    for name, figures in sorted(results["domains"].items()):
-        say(f"  {name:<20} {figures['bits_per_byte']:.3f} bits per byte")
-    source = metrics.get("source_bits_per_byte")
-    if source:
-        above = 100 * (results["bits_per_byte"] / source - 1)
-        say(f"exact entropy of these documents: {source:.3f} bits per byte; the model is {above:.1f}% above it")
-    for folder, pairs in results.get("minimal_pairs", {}).items():
-        say(f"minimal pairs ({folder}): {100 * pairs['accuracy']:.1f}% right of {pairs['num_pairs']:,}")
-    say(
-        f"trained on {metrics['train_tokens']:,} tokens ({metrics['train_words']:,} words) "
-        f"in {human_seconds(metrics['train_seconds'])}, {metrics['tokens_per_second'] or 0:,.0f} tokens/s"
-    )
-    for sample in results.get("generation", {}).get("samples", [])[:3]:
-        say()
-        say(printable(sample["prompt"] + sample["completion"]))
-    say()
-    say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
-    say(f"next: python main.py generate {run_dir} --prompt 'Once upon a time'")
-    say(f"      python evaluate.py {run_dir} --minimal-pairs DIR_WITH_BLIMP")
 
 
 def _prepare(argv: Sequence[str]) -> int:
@@ -244,9 +218,10 @@ def _presets(argv: Sequence[str]) -> int:
     """List the presets: parameters, memory to train, tokens per step."""
     argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
 
-    from babyllama.presets import presets_table
+    from babyllama.models.architectures import presets
+    from babyllama.pages.terminal import print_presets
 
-    presets_table()
+    print_presets(presets())
     return 0
 
 
@@ -286,8 +261,8 @@ def _sweep(argv: Sequence[str]) -> int:
     args = sweep_parser().parse_args(argv)
     args.config = args.config or str(QUICK_START)
 
-    from babyllama.benchmark_tables import print_tables
     from babyllama.locking import run_lock
+    from babyllama.pages.tables import print_tables
     from babyllama.sweep import plan_sweep
     from babyllama.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
     from babyllama.sweep_runs import Sweep, plan_line, plan_table
@@ -324,8 +299,8 @@ def sweep_parser() -> argparse.ArgumentParser:
 
 def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
-    from babyllama.benchmark_tables import print_tables
     from babyllama.config.loading import save_config
+    from babyllama.pages.tables import print_tables
     from babyllama.sweep_flags import page_config
     from babyllama.sweep_runs import BEST, results_table, told_apart
     from benchmark import BenchmarkSuite

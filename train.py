@@ -384,8 +384,8 @@ def _finish(
     config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str, weights: Any
 ) -> dict[str, Any]:
     from babyllama.evaluation.perplexity import score_held_out
-    from babyllama.model_card import write_model_card
     from babyllama.models.loading import load_model
+    from babyllama.pages.model_card import write_model_card
     from babyllama.run_record import training_metrics
     from data_utils import DataProcessor
 

@@ -8,9 +8,9 @@ mean of their logits divided by T (what the paper's code does). `reduction: toke
 predicted tokens; `paper` divides the KL by the number of sequences, so that a token's KL weighs as much as
 `seq_length` tokens' CE: with 128 tokens and alpha 0.5 the text itself is all but ignored.
 
-Full-vocabulary distributions of a batch are never stored: as in `babyllama.models.fused_loss`, a block of about 1,024 rows
-goes through the heads of all teachers and of the student, its losses and gradients are taken, and only d(hidden) and
-d(weight) stay. With z the student's logits the gradient is
+Full-vocabulary distributions of a batch are never stored: as in `babyllama.models.fused_loss`, a block of about
+1,024 rows goes through the heads of all teachers and of the student, its losses and gradients are taken, and only
+d(hidden) and d(weight) stay. With z the student's logits the gradient is
 
     d loss / d z = alpha * (softmax(z) - onehot) + (1 - alpha) * T * (q - p)
 """

@@ -16,7 +16,8 @@ from babyllama.common.errors import CheckpointError
 from babyllama.common.files import write_json
 from babyllama.config.run_layout import MILESTONE_RESULTS
 from babyllama.milestones import saved_milestones
-from babyllama.report import write_run_report
+from babyllama.pages.run_page import write_run_report
+from babyllama.pages.terminal import print_milestones
 
 FIGURES = ("perplexity", "bits_per_byte", "bits_per_byte_ci", "average_loss")
 
@@ -63,7 +64,7 @@ def score_milestones(
     target = run_dir / MILESTONE_RESULTS if output is None else Path(output).expanduser()
     target = target if target.suffix == ".json" else target / MILESTONE_RESULTS
     write_json(target, {"schema_version": 1, "run": str(run_dir), **header, "milestones": rows})
-    print_table(rows)
+    print_milestones(rows)
     write_run_report(run_dir, target.parent, target)
     return target
 
@@ -78,21 +79,3 @@ def _line(row: dict[str, Any]) -> str:
     if row.get("bits_per_byte") is not None:
         text += f", {row['bits_per_byte']:.4f} bits per byte"
     return text
-
-
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """The table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    sets = list(rows[0].get("minimal_pairs", {}))
-    table = Table("milestone", "words", "step", "bits per byte", "perplexity", title="milestones")
-    for name in sets:
-        table.add_column(Text(name))
-    for row in rows:
-        bits, perplexity = row.get("bits_per_byte"), row.get("perplexity")
-        cells = [f"{bits:.4f}" if bits else "-", f"{perplexity:,.2f}" if perplexity else "-"]
-        cells += [f"{100 * row['minimal_pairs'][name]['accuracy']:.1f}%" for name in sets]
-        table.add_row(Text(row["name"]), f"{row['words']:,}", f"{row['step']:,}", *cells)
-    Console().print(table)

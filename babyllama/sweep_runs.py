@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from babyllama import checkpoints
-from babyllama.benchmark_tables import TableData
 from babyllama.common.console import say, warn
 from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json, write_text_atomic
 from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import TRAINING_METRICS
+from babyllama.pages.tables import TableData
 from babyllama.signals import StopSignals
 from babyllama.sweep import Plan, Run, check_extension, value_text
 

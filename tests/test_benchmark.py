@@ -10,16 +10,17 @@ import pytest
 
 import benchmark
 from babyllama import plugins
-from babyllama.benchmark_plots import pareto_front
-from babyllama.benchmark_report import render, verdicts
-from babyllama.benchmark_tables import TableData, all_tables, quality_table
-from babyllama.benchmark_tables import render as render_table
 from babyllama.common.command import run_command
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.comparison.differences import ScoredRun, compare_all, contestants, items_of, metrics_of
 from babyllama.comparison.options import BenchmarkConfig, load_benchmark_config
 from babyllama.evaluation.consistency import consistency
+from babyllama.pages.comparison_figures import pareto_front
+from babyllama.pages.comparison_page import render, verdicts
+from babyllama.pages.comparison_tables import all_tables, quality_table
+from babyllama.pages.tables import TableData
+from babyllama.pages.tables import render as render_table
 from benchmark import BenchmarkSuite
 
 TEXT = "".join(

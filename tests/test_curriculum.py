@@ -19,7 +19,7 @@ from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import CurriculumConfig
 from babyllama.curriculum import CurriculumDataset, Pacing
 from babyllama.data.epoch_order import EpochSampler, shuffled
-from babyllama.data.packing import PackedDataset, collate_packed
+from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
 from tests.test_train import config_for, corpus, weights
@@ -261,7 +261,7 @@ def test_processes_share_one_order() -> None:
         size = 8 // (world * parts)
         dealt = []
         for rank in range(world):
-            loader = DataLoader(data, batch_size=size, sampler=EpochSampler(data, seed=0), collate_fn=collate_packed)
+            loader = DataLoader(data, batch_size=size, sampler=EpochSampler(data, seed=0), collate_fn=dict)
             shard = prepare_data_loader(loader, num_processes=world, process_index=rank, put_on_device=False)
             dealt.append(list(shard.batch_sampler))
         for step in range(len(order) // 8):

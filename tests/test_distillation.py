@@ -14,7 +14,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import DistillationConfig
 from babyllama.distillation import Head, Recipe, distillation_loss
-from babyllama.report import read_log
+from babyllama.pages.run_page import read_log
 from tests.test_train import config_for, corpus, weights
 from train import train
 

@@ -25,7 +25,7 @@ from babyllama.common.files import read_json
 from babyllama.config.loading import save_config
 from babyllama.config.schema import Config
 from babyllama.models.fsdp import check_sharding, sharding_arguments
-from babyllama.report import read_log
+from babyllama.pages.run_page import read_log
 from tests.test_train import corpus, weights
 from train import train
 

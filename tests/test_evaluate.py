@@ -79,7 +79,7 @@ class _Page(HTMLParser):
 
 
 def test_hostile_text_stays_text_on_the_page(tmp_path: Path) -> None:
-    from babyllama.report import render
+    from babyllama.pages.run_page import render
 
     hostile = "<script>alert(1)</script></pre>[/b]\x1b[31m{{ 7 * 7 }}$x^"
     figures = {"accuracy": 1.0, "accuracy_ci": [0.5, 1.0], "num_pairs": 1, "ties": 0, "field": "", "term": hostile}
@@ -103,7 +103,7 @@ def test_hostile_text_stays_text_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_page_of_a_training_alone() -> None:
-    from babyllama.report import overfitting_note, render
+    from babyllama.pages.run_page import overfitting_note, render
 
     log = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "valid_loss": 3.0}]
     assert "<svg" in render({}, {}, log, "")

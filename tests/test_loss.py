@@ -14,8 +14,8 @@ from babyllama.models.fused_loss import (
     fused_linear_cross_entropy,
     install_fused_loss,
     shift_labels,
-    supports_fused_loss,
 )
+from babyllama.models.structure import is_backbone_and_head
 
 
 def _case(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -85,7 +85,7 @@ def test_every_architecture_gives_the_unfused_loss_and_gradients(name: str, requ
     plain = copy.deepcopy(request.getfixturevalue(name))
     plain.loss_type = "ForCausalLM"  # GPT-2's default divides by T instead of T - 1
     fused = copy.deepcopy(plain)
-    assert supports_fused_loss(fused)
+    assert is_backbone_and_head(fused)
     install_fused_loss(fused)
     ids = torch.randint(3, 200, (3, 20), generator=torch.Generator().manual_seed(1))
     labels = ids.clone()

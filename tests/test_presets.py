@@ -17,7 +17,7 @@ from babyllama.models.architectures import (
     ignored_dropouts,
     presets,
 )
-from babyllama.presets import presets_table
+from babyllama.pages.terminal import print_presets
 
 SIZED = sorted(name for name in preset_paths() if re.search(r"\d+M", name))
 
@@ -32,7 +32,7 @@ def test_a_preset_builds_to_its_size(name: str) -> None:
 
 def test_the_table_lists_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert {preset.name for preset in presets()} == set(preset_paths())
-    presets_table()
+    print_presets(presets())
     assert "llama-10M" in capsys.readouterr().out
 
 

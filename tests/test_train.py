@@ -19,8 +19,8 @@ from babyllama.common.files import read_json
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.memory import OutOfMemory
+from babyllama.pages.run_page import read_log
 from babyllama.plan import plan_run
-from babyllama.report import read_log
 from babyllama.trainer import final_train_loss
 from train import create_model, train
 

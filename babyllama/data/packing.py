@@ -118,13 +118,6 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         }
 
 
-def collate_packed(batch: dict[str, Tensor] | list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `__getitems__` gave is a batch already; single items are stacked."""
-    if isinstance(batch, dict):
-        return batch
-    return {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
-
-
 def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[Any]:
     """The chunks of a split, documents in order and cut points fixed, as a `datasets.Dataset`.
 

@@ -174,13 +174,6 @@ def shift_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)  # (B, T): keeps B*T rows, a multiple of the block
 
 
-def supports_fused_loss(model: nn.Module) -> bool:
-    """Whether the model is a backbone with a plain linear head (Llama, GPT-2, GPT-J and their like)."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    backbone = getattr(model, "base_model", model)
-    return isinstance(head, nn.Linear) and backbone is not model and getattr(model.config, "logit_scale", None) is None
-
-
 def install_loss(model: nn.Module, compute: Callable[..., Tensor], *, training_only: bool = False) -> None:
     """Make `model(input_ids, labels=...)` answer with a loss of ours; other calls go to the forward that was there.
 
@@ -222,7 +215,7 @@ def install_fused_loss(model: nn.Module, *, compiled: bool = False) -> None:
     number of tokens predicted, or by `num_items_in_batch` where the Trainer gives it.
 
     Args:
-        model: A causal language model for which `supports_fused_loss` holds; changed in place.
+        model: A causal language model for which `structure.is_backbone_and_head` holds; changed in place.
         compiled: Run the head's block through torch.compile.
     """
 

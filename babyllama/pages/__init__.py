@@ -1,4 +1,4 @@
-"""What a person reads. Functions from plain dicts to HTML, SVG, tables, text. No torch.
+"""What a person reads: HTML pages, figures, tables, terminal, model card, made from plain dicts. No torch.
 
-May import config, common and plugins.
+This room imports from config, common and plugins.
 """

@@ -12,8 +12,8 @@ seed on the same chunks in the same order:
     ours         this package, AdamW
     ours-muon    this package, the recipe's Muon
 
-Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a bf16 matrix product measured in the same run, or
-on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the losses.
+Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a bf16 matrix product measured in the same run,
+or on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares losses.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from babyllama import benchmark_plots as plots
-from babyllama.benchmark_tables import comparison_table, cost_table, quality_table, ranking_table, speed_table
 from babyllama.common.console import printable
 from babyllama.common.files import write_text_atomic
-from babyllama.report import page_templates
+from babyllama.pages import comparison_figures as plots
+from babyllama.pages.comparison_tables import comparison_table, cost_table, quality_table, ranking_table, speed_table
+from babyllama.pages.run_page import page_templates
 
 SAMPLES_SHOWN = 3
 

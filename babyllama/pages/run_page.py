@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from babyllama import plots
 from babyllama.common.console import printable
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_bytes, human_count, human_seconds
@@ -24,6 +23,7 @@ from babyllama.config.run_layout import (
     TRAINING_LOG,
     TRAINING_METRICS,
 )
+from babyllama.pages import figures as plots
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def page_templates() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("babyllama"),
+        loader=PackageLoader("babyllama.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -128,7 +128,7 @@ def render(
             metrics=metrics,
             tiles=tiles(results, metrics),
             overfit=overfitting_note(metrics),
-            figures={key: Markup(svg) for key, svg in figures(results, metrics, log, learned or {}).items()},
+            figures={key: Markup(svg) for key, svg in run_figures(results, metrics, log, learned or {}).items()},
             learned=learned or {},
             pairs=results.get("minimal_pairs", {}),
             samples=results.get("generation", {}).get("samples", []),
@@ -197,7 +197,7 @@ def overfitting_note(metrics: dict[str, Any]) -> str:
     return f"The held-out loss was lowest at step {best:,} of {last:,}: then the model learned by heart ({kept})."
 
 
-def figures(
+def run_figures(
     results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], learned: dict[str, Any]
 ) -> dict[str, str]:
     """SVG by name, those that there is data for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from babyllama.plots import GREY, ORANGE, WIDTH, points, pyplot, short_count, svg
+from babyllama.pages.figures import GREY, ORANGE, WIDTH, points, pyplot, short_count, svg
 
 # Okabe and Ito's eight, black and yellow last; lines beyond eight repeat them with another dash.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
