@@ -419,7 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_plugins(args.plugin)
     tasks = args.tasks.split(",") if args.tasks else None
     if args.milestones:
-        from babyllama.milestone_scores import score_milestones
+        from babyllama.research.milestone_scores import score_milestones
 
         written = score_milestones(Path(args.checkpoint), partial(evaluator_of, args), tasks, args.output)
         say(f"written: {written}, page: {written.parent / 'report.html'}")

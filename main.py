@@ -25,7 +25,7 @@ from babyllama.pages.terminal import print_summary
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
-    from babyllama.sweep_runs import Sweep
+    from babyllama.research.sweep_runs import Sweep
 
 ROOT = Path(__file__).resolve().parent
 QUICK_START = ROOT / "config" / "llama-10M.yaml"
@@ -261,11 +261,11 @@ def _sweep(argv: Sequence[str]) -> int:
     args = sweep_parser().parse_args(argv)
     args.config = args.config or str(QUICK_START)
 
-    from babyllama.locking import run_lock
     from babyllama.pages.tables import print_tables
-    from babyllama.sweep import plan_sweep
-    from babyllama.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
-    from babyllama.sweep_runs import Sweep, plan_line, plan_table
+    from babyllama.research.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
+    from babyllama.research.sweep_plan import plan_sweep
+    from babyllama.research.sweep_runs import Sweep, plan_line, plan_table
+    from babyllama.training.folder_lock import run_lock
     from benchmark import BENCHMARKS
 
     plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
@@ -289,7 +289,7 @@ def _sweep(argv: Sequence[str]) -> int:
 
 def sweep_parser() -> argparse.ArgumentParser:
     """A training's flags, and those of a search."""
-    from babyllama.sweep_flags import add_sweep_flags
+    from babyllama.research.sweep_flags import add_sweep_flags
 
     parser = pipeline_parser()
     parser.prog, parser.description, parser.epilog = "main.py sweep", _sweep.__doc__, None
@@ -301,8 +301,8 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
     from babyllama.config.loading import save_config
     from babyllama.pages.tables import print_tables
-    from babyllama.sweep_flags import page_config
-    from babyllama.sweep_runs import BEST, results_table, told_apart
+    from babyllama.research.sweep_flags import page_config
+    from babyllama.research.sweep_runs import BEST, results_table, told_apart
     from benchmark import BenchmarkSuite
 
     results = sweep.results()

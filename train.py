@@ -31,14 +31,15 @@ from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
 from babyllama.models.compiled_layers import prepare_forward
+from babyllama.training.run_folder import find_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
-    from babyllama.signals import StopSignals
-    from babyllama.trainer import BabyTrainer
+    from babyllama.training.stop_signals import StopSignals
+    from babyllama.training.trainer import BabyTrainer
 
 CURVE_CHUNKS = 256  # held-out chunks of the curve unless data.eval_samples says otherwise
 
@@ -99,9 +100,9 @@ def train(
 def _train_in_folder(
     config: Config, data: PreparedData, resume: str | bool | None, overwrite: bool, command: str | None
 ) -> TrainResult:
-    from babyllama.checkpoints import guard_run
-    from babyllama.locking import run_lock
-    from babyllama.signals import StopSignals
+    from babyllama.training.folder_lock import run_lock
+    from babyllama.training.run_folder import guard_run
+    from babyllama.training.stop_signals import StopSignals
 
     run_dir = run_folder(config)
     fingerprint = fingerprint_of(config, data)
@@ -146,46 +147,27 @@ def _speak_as_its_origin(config: Config) -> None:
 def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
     """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
     from babyllama.config.fingerprint import training_fingerprint
-    from babyllama.curriculum import curriculum_fingerprint
     from babyllama.data.tokenizer import tokenizer_fingerprint
     from babyllama.plugins import plugin_hashes
+    from babyllama.research.curriculum import curriculum_fingerprint
 
     found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer))
     if config.distillation:
-        from babyllama.teachers import teacher_contents
+        from babyllama.research.teachers import teacher_contents
 
         plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
         found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
     return {**found, **curriculum_fingerprint(config), "plugins": plugin_hashes(config.plugins)}
 
 
-def find_start(
-    run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any]
-) -> tuple[Path | None, Runtime | None]:
-    """The checkpoint to go on from and how it was computed; (None, None) at step 0."""
-    from babyllama import checkpoints
-    from babyllama.config.fingerprint import check_resume
-    from babyllama.models.runtime import Runtime
-
-    checkpoints.clean_leftovers(run_dir)
-    checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
-    if checkpoint is None:
-        return None, None
-    extra = checkpoints.manifest_extra(checkpoint)
-    for notice in check_resume(extra["fingerprint"], fingerprint):
-        say(notice)
-    say(f"resuming from {checkpoint.name}")
-    return checkpoint, Runtime(**extra["runtime"])
-
-
 def start_trainer(
     config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any], runtime: Runtime | None
 ) -> BabyTrainer:
     """Model and Trainer, with the run folder opened for them. `runtime` is that of the checkpoint on a resume."""
-    from babyllama.callbacks import CheckpointGuard
     from babyllama.common import disk_space
     from babyllama.models import runtime as rt
-    from babyllama.tracking import WandbLog
+    from babyllama.training.callbacks import CheckpointGuard
+    from babyllama.training.wandb_log import WandbLog
 
     model = create_model(config, data.tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -212,7 +194,7 @@ def start_trainer(
 def reuse_or_decide(config: Config, data: PreparedData, runtime: Runtime | None, size: int) -> Runtime:
     """The checkpoint's runtime where this machine can do it, else a new decision for the whole run."""
     from babyllama.models import runtime as rt
-    from babyllama.plan import plan_run
+    from babyllama.training.arguments import plan_run
 
     train_set, _ = packed_datasets(config, data)
     plan = plan_run(config, len(train_set), distributed.world_size())
@@ -286,12 +268,12 @@ def build_trainer(
     Returns:
         A Trainer that is ready for `.train()`.
     """
-    from babyllama.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
-    from babyllama.curriculum import arrange
-    from babyllama.milestones import add_milestones
-    from babyllama.plan import plan_run, training_arguments
     from babyllama.plugins import own_callbacks
-    from babyllama.trainer import BabyTrainer
+    from babyllama.research.curriculum import arrange
+    from babyllama.research.milestones import add_milestones
+    from babyllama.training.arguments import plan_run, training_arguments
+    from babyllama.training.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
+    from babyllama.training.trainer import BabyTrainer
 
     train_set, valid_set = packed_datasets(config, data)
     plan = plan_run(config, len(train_set), distributed.world_size())
@@ -301,7 +283,7 @@ def build_trainer(
     prepare_forward(model, runtime)
     sums = None
     if config.distillation:
-        from babyllama.teachers import teach
+        from babyllama.research.teachers import teach
 
         sums = teach(model, config, data.tokenizer, runtime)
     trainer = BabyTrainer(
@@ -341,9 +323,9 @@ def train_within_memory(
     Raises:
         OutOfMemory: On a CPU, or where one sequence does not fit; says what to set.
     """
-    from babyllama import memory
-    from babyllama.checkpoints import newest_complete
-    from babyllama.trainer import run_training
+    from babyllama.training import out_of_memory
+    from babyllama.training.checkpoints import newest_complete
+    from babyllama.training.trainer import run_training
 
     checkpoint, runtime = start
     processes = distributed.world_size()
@@ -354,18 +336,18 @@ def train_within_memory(
             run_training(trainer, checkpoint, signals)
             return trainer
         except Exception as error:
-            if not memory.is_out_of_memory(error):
+            if not out_of_memory.is_out_of_memory(error):
                 raise
-            advice = memory.advice(config.training, processes)
-            parts = memory.smaller_parts(config.training, processes)
-            if parts is None or not memory.halves_by_itself(trainer.runtime):
-                raise memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
+            advice = out_of_memory.advice(config.training, processes)
+            parts = out_of_memory.smaller_parts(config.training, processes)
+            if parts is None or not out_of_memory.halves_by_itself(trainer.runtime):
+                raise out_of_memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
         say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
         config.training.gradient_accumulation_steps = parts
         fingerprint = fingerprint_of(config, data)
         runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
         del trainer
-        memory.free_gpu_memory()
+        out_of_memory.free_gpu_memory()
 
 
 def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:
@@ -386,7 +368,7 @@ def _finish(
     from babyllama.evaluation.perplexity import score_held_out
     from babyllama.models.loading import load_model
     from babyllama.pages.model_card import write_model_card
-    from babyllama.run_record import training_metrics
+    from babyllama.training.record import training_metrics
     from data_utils import DataProcessor
 
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

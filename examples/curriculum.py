@@ -7,7 +7,7 @@ r"""A curriculum with a difficulty of one's own, and a callback that watches it.
 The difficulty of a document is a rough count of clauses a sentence: words that join or open clauses, and commas. A
 chunk of the training text has the mean over its tokens. The same class serves a loop of one's own:
 
-    from babyllama.curriculum import CurriculumDataset
+    from babyllama.research.curriculum import CurriculumDataset
 
     curriculum = CurriculumDataset(texts, difficulty_fn=len, epochs=3)
     for epoch in range(3):

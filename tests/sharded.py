@@ -24,7 +24,7 @@ from babyllama.models import fsdp
 from babyllama.models.architectures import build_model
 from babyllama.models.fused_loss import install_fused_loss
 from babyllama.models.structure import decoder_layers
-from babyllama.optim import build_optimizer
+from babyllama.training.optim import build_optimizer
 
 STEPS = 6
 RECIPES = {

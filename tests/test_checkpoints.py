@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from babyllama import checkpoints
 from babyllama.common import disk_space
 from babyllama.common.errors import CheckpointError, ConfigError, DiskError
 from babyllama.common.files import write_json
 from babyllama.config.fingerprint import check_resume, differences, training_fingerprint
 from babyllama.config.schema import Config
-from babyllama.locking import run_lock
-from babyllama.signals import StopSignals
+from babyllama.training import checkpoints
+from babyllama.training.folder_lock import run_lock
+from babyllama.training.run_folder import guard_run
+from babyllama.training.stop_signals import StopSignals
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
@@ -124,7 +125,7 @@ def test_what_may_happen_in_a_run_folder(
     tmp_path: Path, finished: bool, other: dict, overwrite: bool, resume: bool, expected: str
 ) -> None:
     folder = _run(tmp_path / "run", finished)
-    assert checkpoints.guard_run(folder, {**FINGERPRINT, **other}, overwrite=overwrite, resume=resume) == expected
+    assert guard_run(folder, {**FINGERPRINT, **other}, overwrite=overwrite, resume=resume) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,21 +138,21 @@ def test_what_may_happen_in_a_run_folder(
 def test_another_run_in_the_folder_is_refused(tmp_path: Path, finished: bool, other: dict, message: str) -> None:
     folder = _run(tmp_path / "run", finished)
     with pytest.raises(ConfigError, match=message):
-        checkpoints.guard_run(folder, {**FINGERPRINT, **other}, overwrite=False, resume=False)
+        guard_run(folder, {**FINGERPRINT, **other}, overwrite=False, resume=False)
 
 
 def test_an_unfinished_run_asks_what_to_do(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", finished=False)
     _checkpoint(folder, 5)
     with pytest.raises(ConfigError, match="--resume_from_checkpoint"):
-        checkpoints.guard_run(folder, FINGERPRINT, overwrite=False, resume=False)
+        guard_run(folder, FINGERPRINT, overwrite=False, resume=False)
 
 
 def test_overwrite_touches_only_what_a_run_writes(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", finished=True)
     _checkpoint(folder, 5)
     (folder / "my_notes.txt").write_text("keep me")
-    assert checkpoints.guard_run(folder, FINGERPRINT, overwrite=True, resume=False) == "fresh"
+    assert guard_run(folder, FINGERPRINT, overwrite=True, resume=False) == "fresh"
     assert [path.name for path in folder.iterdir()] == ["my_notes.txt"]
 
 
@@ -159,7 +160,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     for overwrite in (True, False):
         with pytest.raises(ConfigError, match="not a run of ours"):
-            checkpoints.guard_run(tmp_path, FINGERPRINT, overwrite=overwrite, resume=False)
+            guard_run(tmp_path, FINGERPRINT, overwrite=overwrite, resume=False)
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -178,7 +179,7 @@ def test_the_fingerprint_holds_what_changes_the_weights() -> None:
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from babyllama.locking import run_lock\n"
+        "import sys; from pathlib import Path; from babyllama.training.folder_lock import run_lock\n"
         "from babyllama.common.errors import ConfigError\n"
         "try:\n    with run_lock(Path(sys.argv[1])): print('got it')\n"
         "except ConfigError as e: print(e)\n"
@@ -202,7 +203,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
 
 def test_the_second_signal_ends_at_once() -> None:
     code = (
-        "import os, signal; from babyllama.signals import StopSignals\n"
+        "import os, signal; from babyllama.training.stop_signals import StopSignals\n"
         "with StopSignals():\n    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); print('no')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

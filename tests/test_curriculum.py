@@ -17,11 +17,11 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import CurriculumConfig
-from babyllama.curriculum import CurriculumDataset, Pacing
 from babyllama.data.epoch_order import EpochSampler, shuffled
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
-from babyllama.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
+from babyllama.research.curriculum import CurriculumDataset, Pacing
+from babyllama.research.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
 from tests.test_train import config_for, corpus, weights
 from train import train
 

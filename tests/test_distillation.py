@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from babyllama import distillation
 from babyllama.common.errors import ConfigError
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import DistillationConfig
-from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.pages.run_page import read_log
+from babyllama.research import distillation
+from babyllama.research.distillation import Head, Recipe, distillation_loss
 from tests.test_train import config_for, corpus, weights
 from train import train
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from babyllama import signals
-from babyllama.checkpoints import checkpoint_folders, is_complete, verify
 from babyllama.common import distributed
 from babyllama.common.errors import ConfigError, NumericError
 from babyllama.common.files import read_json
@@ -26,13 +24,15 @@ from babyllama.config.loading import save_config
 from babyllama.config.schema import Config
 from babyllama.models.fsdp import check_sharding, sharding_arguments
 from babyllama.pages.run_page import read_log
+from babyllama.training import stop_signals
+from babyllama.training.checkpoints import checkpoint_folders, is_complete, verify
 from tests.test_train import corpus, weights
 from train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS = """
 import os, signal, time
-from babyllama.trainer import BabyTrainer
+from babyllama.training.trainer import BabyTrainer
 
 plain = BabyTrainer.training_step
 rank, step, fault = os.environ.get("FAULT", "-:0:none").split(":")
@@ -411,7 +411,7 @@ def test_world_size_without_a_launcher_is_one_line(monkeypatch: pytest.MonkeyPat
 
 @posix
 def test_a_cluster_may_signal_again_without_cutting_off_the_checkpoint() -> None:
-    with signals.StopSignals() as stop:
+    with stop_signals.StopSignals() as stop:
         for name in ("SIGUSR1", "SIGUSR1", "SIGTERM"):  # a fourth, SIGTERM again, would end this process
             os.kill(os.getpid(), getattr(signal, name))
         assert stop.received == signal.SIGUSR1
@@ -419,16 +419,16 @@ def test_a_cluster_may_signal_again_without_cutting_off_the_checkpoint() -> None
 
 @posix
 def test_without_an_agreement_a_sigterm_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "PATIENCE", 0.05)
+    monkeypatch.setattr(stop_signals, "PATIENCE", 0.05)
     ended: list[int] = []
-    with signals.StopSignals() as stop:
+    with stop_signals.StopSignals() as stop:
         stop.watch(ended.append)
         os.kill(os.getpid(), signal.SIGTERM)
         deadline = time.monotonic() + 5
         while not ended and time.monotonic() < deadline:
             time.sleep(0.01)
     assert ended == [signal.SIGTERM]
-    with signals.StopSignals() as stop:
+    with stop_signals.StopSignals() as stop:
         stop.watch(ended.append)
         os.kill(os.getpid(), signal.SIGTERM)
         stop.agreed = signal.SIGTERM

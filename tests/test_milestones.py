@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from babyllama import checkpoints
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.loading import config_from_dict
@@ -23,8 +22,10 @@ from babyllama.config.schema import CurriculumConfig
 from babyllama.data.epoch_order import shuffled
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
-from babyllama.milestones import saved_milestones, targets_of
-from babyllama.word_counts import WordCounter, word_begins
+from babyllama.research.milestones import saved_milestones, targets_of
+from babyllama.research.word_counts import WordCounter, word_begins
+from babyllama.training import checkpoints
+from babyllama.training.run_folder import inspect_run
 from tests.test_train import config_for, corpus, weights
 from train import train
 
@@ -273,7 +274,7 @@ def test_milestones_are_scored_and_shown_and_overwritten(
 def test_milestones_are_known_in_a_run_folder(tmp_path: Path) -> None:
     for name in ("chck_1M", ".chck_2M.writing"):
         (tmp_path / name).mkdir()
-    state = checkpoints.inspect_run(tmp_path)
+    state = inspect_run(tmp_path)
     assert state.foreign_files == []
     checkpoints.clean_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chck_1M"]

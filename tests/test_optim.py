@@ -10,7 +10,7 @@ import torch
 from transformers import get_scheduler
 
 from babyllama.config.schema import TrainingConfig
-from babyllama.optim import (
+from babyllama.training.optim import (
     NEWTON_SCHULZ_STEPS,
     BatchedMuon,
     MuonAdamW,

@@ -25,9 +25,18 @@ from babyllama.comparison.options import run_folders
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
-from babyllama.signals import StopSignals
-from babyllama.sweep import Axis, Plan, Run, SweepOptions, check_extension, plan_sweep, recipe_name, value_text
-from babyllama.sweep_runs import Sweep, _last_words, _run_child, plan_line, results_table, runs_as_csv
+from babyllama.research.sweep_plan import (
+    Axis,
+    Plan,
+    Run,
+    SweepOptions,
+    check_extension,
+    plan_sweep,
+    recipe_name,
+    value_text,
+)
+from babyllama.research.sweep_runs import Sweep, _last_words, _run_child, plan_line, results_table, runs_as_csv
+from babyllama.training.stop_signals import StopSignals
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"model.type": "Llama", "model.name": "m", "model.hidden_size": 64, "training.batch_size": 8}
@@ -283,7 +292,7 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 CHILD = """
 import os, sys, time
-from babyllama.signals import StopSignals
+from babyllama.training.stop_signals import StopSignals
 with StopSignals() as signals:
     print("started", os.getpid(), flush=True)
     for _ in range(3000):
@@ -309,7 +318,7 @@ def _stop(log: Path, signals: StopSignals, also_child: bool) -> None:
 def test_a_signal_reaches_a_child_exactly_once(
     tmp_path: Path, also_child: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second one would end it at once (babyllama.signals): then it would not get to sleep and say its own code."""
+    """A second one would end it at once (training/stop_signals.py): it could not sleep and say its own code."""
     log, signals = tmp_path / "log", StopSignals()
     threading.Thread(target=_stop, args=(log, signals, also_child), daemon=True).start()
     started = time.monotonic()

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 import train as train_module
-from babyllama import memory, plugins
+from babyllama import plugins
 from babyllama.common.errors import CheckpointError, ConfigError, NumericError
 from babyllama.common.files import read_json
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
-from babyllama.memory import OutOfMemory
 from babyllama.pages.run_page import read_log
-from babyllama.plan import plan_run
-from babyllama.trainer import final_train_loss
+from babyllama.training import out_of_memory
+from babyllama.training.arguments import plan_run
+from babyllama.training.out_of_memory import OutOfMemory
+from babyllama.training.record import final_train_loss
 from train import create_model, train
 
 pytestmark = pytest.mark.integration
@@ -264,7 +265,7 @@ def test_the_resolved_config_is_saved_with_the_run(text: Path, finished: Path) -
 def test_wandb_offline_keeps_its_id_and_never_stops_a_training(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from babyllama.tracking import project_name, wandb_mode
+    from babyllama.training.wandb_log import project_name, wandb_mode
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = config_for(text, tmp_path, max_steps=2)
@@ -314,7 +315,7 @@ def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The batch stays 8: 8, then 4, then 2 at a time; the weights are those of a run that was told so."""
-    monkeypatch.setattr(memory, "halves_by_itself", lambda runtime: True)  # no GPU here
+    monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda runtime: True)  # no GPU here
     plugins.register_architecture("Hungry", _hungry(2))
     (tmp_path / "plugin.py").write_text("")  # the type is registered here; the config only has to name a plugin
     config = config_for(text, tmp_path, "Hungry", name="halved")

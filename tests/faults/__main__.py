@@ -27,7 +27,7 @@ def import_everything() -> None:
     from transformers import Trainer  # noqa: F401
 
     import babyllama.models.fused_loss
-    import babyllama.trainer  # noqa: F401
+    import babyllama.training.trainer  # noqa: F401
     import evaluate  # noqa: F401
     import train  # noqa: F401
 

@@ -20,7 +20,7 @@ def stopped_run(bench: Bench) -> Path:
     """The output folder of a run that was killed with several whole checkpoints; made once a bench."""
     target = bench.folder / "stopped"
     if not target.exists():
-        from babyllama import checkpoints
+        from babyllama.training import checkpoints
         from tests.faults.harness import kill_inside
 
         bench.run(target, before=kill_inside(checkpoints, "commit", 5, 0.0))
@@ -30,7 +30,7 @@ def stopped_run(bench: Bench) -> Path:
 
 def newest(output: Path) -> Path:
     """The newest whole checkpoint of a run."""
-    from babyllama.checkpoints import checkpoint_folders, is_complete
+    from babyllama.training.checkpoints import checkpoint_folders, is_complete
 
     return [folder for folder in checkpoint_folders(output / "run") if is_complete(folder)][-1]
 
@@ -112,7 +112,7 @@ def pickle_payload(name: str) -> Callable[[Bench, Path, random.Random], str]:
 
     def trial(bench: Bench, output: Path, source: random.Random) -> str:
         import evaluate
-        from babyllama import checkpoints
+        from babyllama.training import checkpoints
 
         shutil.copytree(stopped_run(bench), output)
         folder, marker = newest(output), output / "code_was_run"

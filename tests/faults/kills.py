@@ -42,7 +42,7 @@ def kill_in_training(bench: Bench, output: Path, source: random.Random) -> str:
 
 def kill_in_saving(bench: Bench, output: Path, source: random.Random) -> str:
     """kill -9 at a random moment of a random save: files, manifest, rotation."""
-    from babyllama.trainer import BabyTrainer
+    from babyllama.training.trainer import BabyTrainer
     from tests.faults.harness import kill_inside
 
     inject = kill_inside(BabyTrainer, "_save_checkpoint", source.randint(1, SAVES), source.uniform(0, SAVING_SECONDS))
@@ -52,7 +52,7 @@ def kill_in_saving(bench: Bench, output: Path, source: random.Random) -> str:
 
 def kill_in_rotation(bench: Bench, output: Path, source: random.Random) -> str:
     """kill -9 while an old checkpoint is removed."""
-    from babyllama import checkpoints
+    from babyllama.training import checkpoints
     from tests.faults.harness import kill_inside
 
     inject = kill_inside(checkpoints, "_remove", source.randint(1, SAVES - 2), source.uniform(0, 0.004))

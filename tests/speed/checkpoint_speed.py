@@ -35,9 +35,9 @@ def main() -> int:
     parser.add_argument("--config", default="config/llama-10M.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    from babyllama import checkpoints
     from babyllama.config.loading import load_config
-    from babyllama.trainer import BabyTrainer
+    from babyllama.training import checkpoints
+    from babyllama.training.trainer import BabyTrainer
     from train import train
 
     whole: list[float] = []

@@ -57,7 +57,7 @@ def loader_rate(data: Any) -> float:
     import torch
 
     from babyllama.data.packing import PackedDataset
-    from babyllama.trainer import collate_for_training
+    from babyllama.training.trainer import collate_for_training
 
     packed = PackedDataset(data.train, 128, pad_id=0, seed=0, shuffle=True, random_offset=True, multiple_of=32)
     loader = torch.utils.data.DataLoader(packed, batch_size=32, shuffle=True, collate_fn=collate_for_training)

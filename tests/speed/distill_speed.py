@@ -44,7 +44,7 @@ def steps(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     from babyllama.config.loading import load_config
     from babyllama.config.schema import DistillationConfig
     from babyllama.models import runtime as rt
-    from babyllama.teachers import install_distillation, keep_in_low_precision
+    from babyllama.research.teachers import install_distillation, keep_in_low_precision
 
     flags = {"training.torch_compile": args.torch_compile, "training.device": args.device}
     config = load_config(args.student, args.set, flags)

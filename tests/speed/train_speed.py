@@ -52,11 +52,11 @@ def matrix_rate(device: str, seconds: float = 2.0) -> float:
 
 def child(spec: dict[str, Any]) -> dict[str, Any]:
     """Train one variant for some steps in this process; its figures."""
-    from babyllama.callbacks import StepClock
     from babyllama.config.loading import load_config
     from babyllama.models.flops import flops_per_token
     from babyllama.models.loading import quiet_libraries
-    from babyllama.run_record import peak_memory_bytes
+    from babyllama.training.callbacks import StepClock
+    from babyllama.training.record import peak_memory_bytes
     from train import create_model, prepare_data
 
     quiet_libraries()
@@ -113,7 +113,7 @@ def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) 
     """What `train.train` builds."""
     from babyllama.data.packing import packed_datasets
     from babyllama.models import runtime as rt
-    from babyllama.plan import plan_run
+    from babyllama.training.arguments import plan_run
     from train import build_trainer
 
     chunks = len(packed_datasets(config, data)[0])
@@ -130,7 +130,7 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     from babyllama.data.packing import packed_datasets
-    from babyllama.optim import schedule_arguments
+    from babyllama.training.optim import schedule_arguments
 
     packed, _ = packed_datasets(config, data)
 

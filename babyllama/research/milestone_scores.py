@@ -15,9 +15,9 @@ from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError
 from babyllama.common.files import write_json
 from babyllama.config.run_layout import MILESTONE_RESULTS
-from babyllama.milestones import saved_milestones
 from babyllama.pages.run_page import write_run_report
 from babyllama.pages.terminal import print_milestones
+from babyllama.research.milestones import saved_milestones
 
 FIGURES = ("perplexity", "bits_per_byte", "bits_per_byte_ci", "average_loss")
 

@@ -25,8 +25,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerState
 
-from babyllama import checkpoints
-from babyllama.callbacks import BestKeeper, StepClock, StopOnSignal
 from babyllama.common import distributed
 from babyllama.common.console import say
 from babyllama.common.disk_space import is_disk_full
@@ -40,8 +38,10 @@ from babyllama.models import fsdp
 from babyllama.models.flops import flops_per_token, known_peak
 from babyllama.models.fused_loss import IGNORE, shift_labels
 from babyllama.models.runtime import Runtime
-from babyllama.optim import build_optimizer
-from babyllama.signals import StopSignals
+from babyllama.training import checkpoints
+from babyllama.training.callbacks import BestKeeper, StepClock, StopOnSignal
+from babyllama.training.optim import build_optimizer
+from babyllama.training.stop_signals import StopSignals
 
 
 def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class BabyTrainer(Trainer):
         runtime: How the run is computed.
         curve_chunks: Held-out chunks of the curve's points.
         total_steps: Optimizer steps of the whole run.
-        distillation: Running sums of the two losses of a distillation (`babyllama.teachers`), to be logged apart.
+        distillation: Running sums of a distillation's two losses (`babyllama.research.teachers`), logged apart.
         **kwargs: For `transformers.Trainer`.
     """
 
@@ -289,21 +289,3 @@ def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
     model.train(was_training)
     total, tokens = distributed.sums(total, count)
     return total / max(tokens, 1)
-
-
-def final_train_loss(log_history: list[dict[str, Any]]) -> float | None:
-    """Mean training loss per step over the whole run, resumed parts included.
-
-    Each log entry holds the mean since the entry before it, so entries are weighted by the steps they cover.
-
-    >>> final_train_loss([{"step": 10, "loss": 4.0}, {"step": 30, "loss": 1.0}])
-    2.0
-    """
-    entries = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
-    if not entries:
-        return None
-    weighted, before = 0.0, 0
-    for step, loss in entries:
-        weighted += (step - before) * loss
-        before = step
-    return weighted / before

@@ -13,7 +13,7 @@ from babyllama.config.schema import Config
 from babyllama.models.architectures import TABLE
 from babyllama.models.fsdp import sharding_arguments
 from babyllama.models.runtime import Runtime
-from babyllama.optim import schedule_arguments, warmup_length
+from babyllama.training.optim import schedule_arguments, warmup_length
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
 

@@ -11,7 +11,7 @@ from typing import Any
 from babyllama.common.errors import ConfigError
 from babyllama.comparison.options import BenchmarkConfig
 from babyllama.config.flags import FLAGS, SWITCHES, flags_of, read_config
-from babyllama.sweep import Plan, SweepOptions, value_text
+from babyllama.research.sweep_plan import Plan, SweepOptions, value_text
 
 BENCHMARKS = (
     "perplexity,minimal_pairs,completion"  # of the page at the end; speed and samples are a recipe's last worry

@@ -26,7 +26,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from babyllama import checkpoints
 from babyllama.common.console import say, warn
 from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json, write_text_atomic
@@ -34,8 +33,10 @@ from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.pages.tables import TableData
-from babyllama.signals import StopSignals
-from babyllama.sweep import Plan, Run, check_extension, value_text
+from babyllama.research.sweep_plan import Plan, Run, check_extension, value_text
+from babyllama.training import checkpoints
+from babyllama.training.run_folder import remove_run
+from babyllama.training.stop_signals import StopSignals
 
 SCHEMA_VERSION = 1
 PLAN, RESULTS, TABLE, BEST, LOGS = "sweep.json", "sweep_results.json", "sweep_results.csv", "best.yaml", "logs"
@@ -116,7 +117,7 @@ class Sweep:
         """Remove our files; a folder that is no run of ours stays, with an error from whoever meets it."""
         names = [run["name"] for run in old["runs"]] if old else []
         for name in dict.fromkeys([*names, *(run.name for run in self.plan.runs)]):
-            checkpoints.remove_run(self.folder / name)
+            remove_run(self.folder / name)
             (self.folder / LOGS / f"{name}.log").unlink(missing_ok=True)
         for name in (PLAN, RESULTS, TABLE, BEST):
             (self.folder / name).unlink(missing_ok=True)
@@ -359,7 +360,7 @@ def _run_child(command: Sequence[str], log: Path, signals: StopSignals) -> int:
 
 
 def _has_noticed(log: Path, begin: int) -> bool:
-    """Whether a training said that it got a signal (babyllama.signals)."""
+    """Whether a training said that it got a signal (babyllama.training.stop_signals)."""
     return b"finishing the step, then a checkpoint" in log.read_bytes()[begin:]
 
 

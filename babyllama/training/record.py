@@ -16,7 +16,7 @@ from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
 
-    from babyllama.trainer import BabyTrainer
+    from babyllama.training.trainer import BabyTrainer
 
 
 def peak_memory_bytes(device: str) -> int:
@@ -41,7 +41,7 @@ def training_metrics(
         scored: `babyllama.evaluation.perplexity.summarize` over the held-out documents.
         command: The command line.
     """
-    from babyllama.trainer import final_train_loss
+    from babyllama.training.record import final_train_loss
 
     source_bits = None
     if data.source_nats is not None:
@@ -107,3 +107,21 @@ def embedding_parameters(model: Any) -> int:
     if head is not None:
         tables[id(head.weight)] = head.weight.numel()
     return sum(tables.values())
+
+
+def final_train_loss(log_history: list[dict[str, Any]]) -> float | None:
+    """Mean training loss per step over the whole run, resumed parts included.
+
+    Each log entry holds the mean since the entry before it, so entries are weighted by the steps they cover.
+
+    >>> final_train_loss([{"step": 10, "loss": 4.0}, {"step": 30, "loss": 1.0}])
+    2.0
+    """
+    entries = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    if not entries:
+        return None
+    weighted, before = 0.0, 0
+    for step, loss in entries:
+        weighted += (step - before) * loss
+        before = step
+    return weighted / before

@@ -18,12 +18,12 @@ from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.config.schema import Config
 from babyllama.data.tokenizer import tokenizer_fingerprint
-from babyllama.distillation import Head, Recipe, distillation_loss
 from babyllama.models.compiled_layers import prepare_layers
 from babyllama.models.fused_loss import IGNORE, install_loss
 from babyllama.models.loading import load_model, load_tokenizer_of
 from babyllama.models.runtime import Runtime
 from babyllama.models.structure import backbone_and_head, is_backbone_and_head
+from babyllama.research.distillation import Head, Recipe, distillation_loss
 
 
 def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:

@@ -28,15 +28,15 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.files import fsync_file, fsync_folder, read_json, write_json
 from babyllama.common.units import parse_count, short_words
 from babyllama.config.loading import save_config
-from babyllama.config.run_layout import MILESTONE, TRAINING_CONFIG
+from babyllama.config.run_layout import MILESTONE, PRESETS, TRAINING_CONFIG
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
 from babyllama.data.epoch_order import epoch_order
 from babyllama.models.fsdp import is_sharded, whole_weights
-from babyllama.word_counts import WordCounter
+from babyllama.research.word_counts import WordCounter
 
 PREFIX = "chck_"
-SCHEDULES = Path(__file__).resolve().parent.parent / "config" / "milestones"
+SCHEDULES = PRESETS / "milestones"
 
 
 @dataclass(frozen=True)

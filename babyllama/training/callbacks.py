@@ -12,12 +12,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from babyllama import checkpoints
 from babyllama.common import distributed
 from babyllama.common.console import is_main_process, say
 from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.schema import TrainingConfig
+from babyllama.training import checkpoints
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
 

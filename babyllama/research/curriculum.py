@@ -236,7 +236,7 @@ def arrange(config: Config, data: Any, train_set: Any, total_steps: int, run_dir
     options = config.curriculum
     if options is None:
         return train_set
-    from babyllama.difficulty import build_difficulty
+    from babyllama.research.difficulty import build_difficulty
 
     pacing = Pacing(total_steps, options.schedule, options.start, options.full_at, options.stages)
     size, seed = config.training.batch_size, config.training.seed
