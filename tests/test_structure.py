@@ -12,7 +12,26 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_MODULES = {"main": 4, "train": 3, "benchmark": 3, "evaluate": 2, "data_utils": 1}
 PACKAGE = sorted((ROOT / "babyllama").rglob("*.py"))
-SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES if (ROOT / f"{name}.py").exists())]
+SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES)]
+# Rooms, top floor first; a room imports only from what stands beside it here. training and evaluation never meet.
+BASE = {"config", "common", "plugins"}
+ROOMS: dict[str, set[str]] = {
+    "babylm": {"research", "comparison", "training", "evaluation", "corpus", "data", "models", "pages", *BASE},
+    "research": {"comparison", "training", "evaluation", "data", "models", "pages", *BASE},
+    "play": {"evaluation", "data", "models", "pages", *BASE},
+    "sharing": {"research", "comparison", "training", "evaluation", "data", "models", "pages", *BASE},
+    "comparison": {"evaluation", "data", "models", "pages", *BASE},
+    "training": {"data", "models", "pages", *BASE},
+    "evaluation": {"data", "models", "pages", *BASE},
+    "corpus": {"data", "pages", *BASE},
+    "data": BASE,
+    "models": BASE,
+    "pages": BASE,
+    "config": {"common"},
+    "plugins": {"common"},
+    "common": set(),
+}
+MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 14, 480, 55
 
 
 def _imports(path: Path, top_level_only: bool = False) -> set[str]:
@@ -46,6 +65,35 @@ def test_root_modules_import_only_downwards(name: str) -> None:
         assert ROOT_MODULES[imported] < ROOT_MODULES[name] or (name, imported) == ("main", "run_tests"), imported
 
 
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT / "babyllama").with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_from_rooms_below_it(path: Path) -> None:
+    """Imports inside functions count, too: between rooms there is no way up."""
+    room = _room(path)
+    if room == "__init__":
+        return
+    tops = {name.split(".")[1] for name in _imports(path) if name.startswith("babyllama.")} - {"__version__"}
+    assert tops - {room} <= ROOMS[room], f"{room} may import {sorted(ROOMS[room])}"
+
+
+def test_no_room_is_crowded() -> None:
+    folders = {path.parent for path in PACKAGE}
+    crowded = {f: n for f in folders if (n := sum(p.name != "__init__.py" for p in f.glob("*.py"))) > MOST_FILES}
+    assert not crowded
+
+
+def test_every_room_says_what_it_is_for_and_what_it_may_import() -> None:
+    for name in ROOMS:
+        init = ROOT / "babyllama" / name / "__init__.py"
+        if init.exists():
+            text = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            assert len(text) > 80, init
+            assert "import" in text, init
+
+
 def test_the_package_has_no_cycle() -> None:
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE}
     graph = {name: {m for m in _imports(path, True) if m in names} for name, path in names.items()}
@@ -65,12 +113,12 @@ def test_the_package_has_no_cycle() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 480, f"{path.name}: {text.count(chr(10))} lines"
+    assert text.count("\n") <= MOST_LINES, f"{path.name}: {text.count(chr(10))} lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (node.end_lineno - body[0].lineno + 1) if body else 0
-            assert lines <= 55, f"{path.name}: {node.name} has {lines} lines"
+            assert lines <= MOST_FUNCTION_LINES, f"{path.name}: {node.name} has {lines} lines"
 
 
 def test_the_file_map_is_the_tree() -> None:

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from babyllama.common.errors import ConfigError
+from babyllama.common.files import atomic_path, to_json
 from babyllama.common.records import bare_name
 from babyllama.corpus.survey import Survey, document_names
+from babyllama.data.documents import END_OF_TEXT
+from babyllama.data.sources import is_record_file, read_documents
 from babyllama.data.words import count_words
-from babyllama.documents import END_OF_TEXT
-from babyllama.errors import ConfigError
-from babyllama.jsonio import atomic_path, to_json
-from babyllama.sources import is_record_file, read_documents
 
 REASONS = ("exact", "near", "leaks", "encoding")
 REMOVED = "removed.jsonl"

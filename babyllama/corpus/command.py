@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from babyllama.console import say, transfer
-from babyllama.errors import ConfigError
-from babyllama.formats import human_bytes
+from babyllama.common.console import say, transfer
+from babyllama.common.errors import ConfigError
+from babyllama.common.units import human_bytes
 
 JSON, PAGE = "corpus.json", "corpus.html"
 
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look through the text, say the main figures, write page and JSON, and the clean text where it is asked for."""
+    from babyllama.common.files import write_json
+    from babyllama.common.process_pool import worker_count
     from babyllama.corpus.cleaning import REASONS, write_clean
     from babyllama.corpus.survey import survey
-    from babyllama.jsonio import write_json
+    from babyllama.data.sources import total_bytes
     from babyllama.pages.corpus_page import write_corpus_page
-    from babyllama.sources import total_bytes
-    from babyllama.workers import worker_count
 
     reasons = [reason.strip() for reason in args.remove.split(",") if reason.strip()]
     unknown = [reason for reason in reasons if reason not in REASONS]

@@ -11,9 +11,9 @@ from babyllama.corpus.duplicates import SHORTEST
 from babyllama.corpus.encoding import encoding_trouble
 from babyllama.corpus.fingerprints import digest, new_signature, signature, word_hashes
 from babyllama.corpus.overlap import OverlapIndex
+from babyllama.data.documents import Document
 from babyllama.data.languages.identify import identify
 from babyllama.data.words import count_words
-from babyllama.documents import Document
 
 
 @dataclass

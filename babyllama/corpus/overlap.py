@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from babyllama.common.errors import DataError
 from babyllama.common.records import read_rows
 from babyllama.corpus.fingerprints import gram_hashes, word_hashes
-from babyllama.errors import DataError
-from babyllama.sources import find_files, kind_of, read_documents
+from babyllama.data.sources import find_files, kind_of, read_documents
 
 RUN_WORDS, SHORTEST, LEAKED = 8, 5, 0.5
 SHOWN = 80  # characters of an item that a record shows

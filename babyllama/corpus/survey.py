@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from babyllama.common.process_pool import ordered_map
 from babyllama.common.records import open_binary
+from babyllama.common.scripts import count_scripts
 from babyllama.corpus.duplicates import Copy, exact_copies, near_copies
 from babyllama.corpus.facts import BatchFacts, DocumentFacts, FactFinder
 from babyllama.corpus.overlap import LEAKED, OverlapIndex, build_index, evaluation_texts, leaks
+from babyllama.data.documents import Document, explain_rule
 from babyllama.data.languages.byte_premiums import premium_of
 from babyllama.data.languages.identify import UNDETERMINED, writing
-from babyllama.data.languages.scripts import count_scripts
-from babyllama.documents import Document, explain_rule
-from babyllama.sources import find_files, is_record_file, read_documents
-from babyllama.workers import ordered_map
+from babyllama.data.sources import find_files, is_record_file, read_documents
 
 SCHEMA_VERSION = 1
 BATCH_CHARACTERS = 500_000

@@ -30,10 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from babyllama.common.errors import ConfigError
 from babyllama.data.words import word_spans, writes_unspaced
-from babyllama.errors import ConfigError
-from babyllama.metrics import first_context, rolling_windows
-from babyllama.scoring import BATCH_TOKENS, BLOCK_ROWS, IGNORE, backbone_and_head, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, IGNORE, batches_by_length, pad_right
+from babyllama.evaluation.perplexity import first_context, rolling_windows
+from babyllama.models.structure import backbone_and_head
 
 BITS = 1 / math.log(2)
 

@@ -28,9 +28,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyllama.common.console import progress, say
+from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.records import ROWS, kind_of, read_rows, require_column
-from babyllama.console import progress, say
-from babyllama.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from babyllama.evaluation.surprisal import TextSurprisal, Unit
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     contexts = [str(row[args.context] or "") for row, _ in rows] if args.context else None
     counts = word_counts(Path(args.frequencies).expanduser()) if args.frequencies else None
 
-    from babyllama.jsonio import write_text_atomic
+    from babyllama.common.files import write_text_atomic
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
@@ -158,9 +158,9 @@ def _names(runs: list[str]) -> dict[str, Path]:
 def _score(
     folder: Path, texts: list[str], contexts: list[str] | None, window: int | None, device: str
 ) -> list[TextSurprisal]:
-    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
     from babyllama.evaluation.surprisal import score_texts
-    from babyllama.runtime import resolve_device
+    from babyllama.models.loading import load_model, load_tokenizer_of
+    from babyllama.models.runtime import resolve_device
 
     model = load_model(folder, resolve_device(device))
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -173,7 +173,7 @@ def _score(
 
 def trained_length(folder: Path) -> int | None:
     """Tokens of a chunk that the run of a folder was trained at; None where it is not one of ours."""
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
 
     for place in (folder, folder.parent):
         if (place / "training_config.yaml").is_file():
@@ -225,8 +225,8 @@ def word_counts(path: Path) -> Counter[str]:
     Raises:
         DataError: Nothing is there, or the table's counts are no numbers.
     """
+    from babyllama.data.sources import find_files, read_documents
     from babyllama.data.words import words
-    from babyllama.sources import find_files, read_documents
 
     counts: Counter[str] = Counter()
     if path.is_file() and kind_of(path) in {".csv", ".tsv"}:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from babyllama.console import printable
-from babyllama.data.languages.scripts import SCRIPTS
-from babyllama.jsonio import write_text_atomic
-from babyllama.report import page_templates
+from babyllama.common.console import printable
+from babyllama.common.files import write_text_atomic
+from babyllama.common.scripts import SCRIPTS
+from babyllama.pages.run_page import page_templates
 
 SHOWN = 50  # rows of a table of copies or leaks; all stand in corpus.json
 

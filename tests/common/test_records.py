@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from babyllama.common.errors import DataError
 from babyllama.common.records import kind_of, mended, read_rows, require_column
-from babyllama.errors import DataError
 
 ROWS = [{"text": 'He said "no",\nthen left.', "n": "1"}, {"text": "Ünï; 你好", "n": ""}]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from babyllama.common.errors import BabyLlamaError
 from babyllama.corpus.fingerprints import compared_words
 from babyllama.corpus.survey import survey
-from babyllama.errors import BabyLlamaError
-from babyllama.synthetic import generate_documents
+from babyllama.data.synthetic import generate_documents
 from main import main
 
 END = "\n<|endoftext|>\n"

@@ -6,13 +6,14 @@ from collections import Counter
 
 import pytest
 
+from babyllama.common.scripts import count_scripts, is_right_to_left, script_of
 from babyllama.data.languages.byte_premiums import _LONG, premium_of, table
 from babyllama.data.languages.identify import UNDETERMINED, identify, writing
-from babyllama.data.languages.scripts import count_scripts, is_right_to_left, script_of
 
 # The first article of the Universal Declaration of Human Rights.
 ARTICLE = {
-    "en": "All human beings are born free and equal in dignity and rights. They are endowed with reason and conscience.",
+    "en": "All human beings are born free and equal in dignity and rights. They are endowed with reason "
+    "and conscience.",
     "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit Vernunft und Gewissen begabt.",
     "tr": "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana sahiptirler.",
     "ru": "Все люди рождаются свободными и равными в своем достоинстве и правах. Они наделены разумом и совестью.",
@@ -65,6 +66,6 @@ def test_scripts_are_counted_by_letters() -> None:
 
 
 def test_direction() -> None:
-    assert is_right_to_left("שלום world")is False
+    assert is_right_to_left("שלום world") is False
     assert is_right_to_left("مرحبا بالعالم x")
     assert not is_right_to_left("12")

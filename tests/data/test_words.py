@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_character_is_in_exactly_one_word() -> None:
         if spans:
             assert spans[0][0] == 0
             assert spans[-1][1] == len(text)
-            assert all(left[1] == right[0] for left, right in zip(spans, spans[1:], strict=False))
+            assert all(left[1] == right[0] for left, right in pairwise(spans))
             assert all(text[start:end].strip() for start, end in spans)
 
 

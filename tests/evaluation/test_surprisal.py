@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from babyllama.errors import BabyLlamaError
+from babyllama.common.errors import BabyLlamaError
+from babyllama.evaluation.minimal_pairs import score_sentences
 from babyllama.evaluation.surprisal import BITS, boundary_tokens, score_texts
-from babyllama.minimal_pairs import score_sentences
 from main import main
 
 TEXTS = [
@@ -159,7 +159,7 @@ def test_what_cannot_be_used_is_one_line(tiny_run: Path, tmp_path: Path, flags: 
 @pytest.mark.integration
 def test_minicons_says_the_same(test_data: Path, tiny_gpt2: Any, tiny_tokenizer: Any) -> None:
     scorer = pytest.importorskip("minicons.scorer", reason="minicons is not installed (pip install minicons==0.3.39)")
-    from babyllama.checkpoint_loading import load_model, load_tokenizer_of
+    from babyllama.models.loading import load_model, load_tokenizer_of
 
     folder = test_data / "checkpoints" / "stories260K-hf"
     texts = [

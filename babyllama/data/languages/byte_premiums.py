@@ -21,13 +21,14 @@ TABLE = Path(__file__).with_name("byte_premiums.tsv")
 _LONG = dict(
     pair.split(":")
     for pair in (
-        "af:afr am:amh ar:arb as:asm az:azj ba:bak be:bel bg:bul bn:ben br:bre bs:bos ca:cat cs:ces cy:cym da:dan de:deu "
-        "dz:dzo el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes fi:fin fo:fao fr:fra ga:gle gd:gla gl:glg gu:guj ha:hau "
-        "he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita ja:jpn jv:jav ka:kat kk:kaz km:khm kn:kan "
-        "ko:kor ku:kmr ky:kir la:lat lb:ltz lg:lug ln:lin lo:lao lt:lit lv:lvs mg:plt mk:mkd ml:mal mn:khk mr:mar ms:zsm "
-        "mt:mlt my:mya ne:npi nl:nld nn:nno no:nob oc:oci om:gaz or:ory pa:pan pl:pol ps:pbt pt:por qu:quy ro:ron ru:rus "
-        "rw:kin sa:san si:sin sk:slk sl:slv sn:sna so:som sq:als sr:srp st:sot sv:swe sw:swh ta:tam te:tel tg:tgk th:tha "
-        "ti:tir tk:tuk tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzn vi:vie xh:xho yo:yor zh:zho zu:zul"
+        "af:afr am:amh ar:arb as:asm az:azj ba:bak be:bel bg:bul bn:ben br:bre bs:bos ca:cat cs:ces cy:cym "
+        "da:dan de:deu dz:dzo el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes fi:fin fo:fao fr:fra ga:gle "
+        "gd:gla gl:glg gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita "
+        "ja:jpn jv:jav ka:kat kk:kaz km:khm kn:kan ko:kor ku:kmr ky:kir la:lat lb:ltz lg:lug ln:lin lo:lao "
+        "lt:lit lv:lvs mg:plt mk:mkd ml:mal mn:khk mr:mar ms:zsm mt:mlt my:mya ne:npi nl:nld nn:nno no:nob "
+        "oc:oci om:gaz or:ory pa:pan pl:pol ps:pbt pt:por qu:quy ro:ron ru:rus rw:kin sa:san si:sin sk:slk "
+        "sl:slv sn:sna so:som sq:als sr:srp st:sot sv:swe sw:swh ta:tam te:tel tg:tgk th:tha ti:tir tk:tuk "
+        "tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzn vi:vie xh:xho yo:yor zh:zho zu:zul"
     ).split()
 )
 

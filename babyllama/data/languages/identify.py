@@ -10,7 +10,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from babyllama.data.languages.scripts import count_scripts
+from babyllama.common.scripts import count_scripts
 
 SURE = 0.5
 SAMPLE = 500  # characters looked at: more changes few answers on running text, and each 100 take 15 us
