@@ -81,7 +81,7 @@ def kill_at_the_end(bench: Bench, output: Path, source: random.Random) -> str:
     return _finish(bench, output, source, second_kill=False)
 
 
-def _signalled(number: int, times: int) -> Callable[[Bench, Path, random.Random], str]:
+def signalled(number: int, times: int) -> Callable[[Bench, Path, random.Random], str]:
     def trial(bench: Bench, output: Path, source: random.Random) -> str:
         child = bench.start(output)
         at = source.uniform(0.4, 0.8) * bench.reference.seconds
@@ -140,10 +140,10 @@ KILLS: dict[str, Callable[[Bench, Path, random.Random], str]] = {
     "kill -9 in rotation": kill_in_rotation,
     "kill -9 in resuming, twice": kill_in_resuming,
     "kill -9 at the end": kill_at_the_end,
-    "SIGTERM once": _signalled(signal.SIGTERM, 1),
-    "SIGTERM twice": _signalled(signal.SIGTERM, 2),
-    "Ctrl-C once": _signalled(signal.SIGINT, 1),
-    "Ctrl-C twice": _signalled(signal.SIGINT, 2),
+    "SIGTERM once": signalled(signal.SIGTERM, 1),
+    "SIGTERM twice": signalled(signal.SIGTERM, 2),
+    "Ctrl-C once": signalled(signal.SIGINT, 1),
+    "Ctrl-C twice": signalled(signal.SIGINT, 2),
     "disk full": disk_full,
     "second run in the folder": second_run,
 }

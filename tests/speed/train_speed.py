@@ -9,11 +9,17 @@ seed on the same chunks in the same order:
 
     stock-fp32   Trainer as it comes, float32, micro-batches of 8
     stock        Trainer with bf16 and torch_compile, the whole batch at once
+    stock-eager  the same, not compiled; `-workers` behind a stock variant gives it 4 loader processes
     ours         this package, AdamW
     ours-muon    this package, the recipe's Muon
 
+On a GPU the rate is tokens between two synchronised moments, with nothing logged in between but every fiftieth step
+(reading the loss makes both sides wait); on a CPU it is the median of single steps. At 10M take 300 steps on a GPU:
+36 are a tenth of a second.
+
 Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a bf16 matrix product measured in the same run,
-or on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares losses.
+or on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the
+losses.
 """
 
 from __future__ import annotations
@@ -31,6 +37,8 @@ from typing import Any
 
 VARIANTS = ("stock-fp32", "stock", "ours", "ours-muon")
 WARM_UP = 8  # steps that are not timed
+LOG_EVERY = {"cuda": 50, "cpu": 1}
+WORKERS = 4  # loader processes of a stock variant with `-workers`
 
 
 def matrix_rate(device: str, seconds: float = 2.0) -> float:
@@ -62,7 +70,8 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     quiet_libraries()
     variant = spec["variant"]
     overrides = {"training.max_steps": spec["steps"], "training.device": spec["device"], "model.name": "speed"}
-    overrides |= {"training.save_steps": 10**6, "training.eval_steps": 10**6, "training.logging_steps": 1}
+    overrides |= {"training.save_steps": 10**6, "training.eval_steps": 10**6}
+    overrides |= {"training.logging_steps": spec.get("log_every") or LOG_EVERY[spec["device"].split(":")[0]]}
     if variant != "ours-muon":
         overrides |= {"training.optimizer": "adamw"}
     if spec["compile"]:
@@ -72,7 +81,7 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     config = load_config(spec["config"], spec["set"], overrides)
     data = prepare_data(config)
     model = create_model(config, data.tokenizer)
-    clock = MomentClock(spec["started"])
+    clock = MomentClock(spec["started"], spec["steps"], spec["device"])
     with tempfile.TemporaryDirectory() as folder:
         make = stock_trainer if variant.startswith("stock") else our_trainer
         trainer = make(config, model, data, Path(folder), variant)
@@ -85,8 +94,9 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
             trainer.train()
     tokens = config.training.batch_size * config.data.seq_length
     timed = timer.steps[WARM_UP - 4 :] or timer.steps
+    step = clock.seconds_per_step() or (statistics.median(timed) if timed else None)
     return {
-        "tokens_per_second": tokens / statistics.median(timed) if timed else None,
+        "tokens_per_second": tokens / step if step else None,
         "flops_per_token": flops_per_token(model, config.data.seq_length),
         "peak_memory_bytes": peak_memory_bytes(spec["device"]),
         "first_step_seconds": clock.moments.get(1),
@@ -95,16 +105,37 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def MomentClock(started: float) -> Any:  # noqa: N802 - a class made late, so that --help imports nothing heavy
-    """A callback that notes how long after `started` (time.time of the command) some steps ended."""
+def MomentClock(started: float, last: int, device: str) -> Any:  # noqa: N802 - a class made late: --help is quick
+    """A callback that notes when some steps ended.
+
+    Args:
+        started: time.time of the command: `moments` are seconds since then at the end of steps 1 and 100.
+        last: Last step of the run.
+        device: On a GPU the ends of steps WARM_UP and `last` are waited for, and memory is counted from WARM_UP on.
+    """
+    import torch
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        moments: dict[int, float] = {}  # noqa: RUF012 - one instance a process
+        def __init__(self) -> None:
+            self.moments: dict[int, float] = {}
+            self.synchronised: list[tuple[int, float]] = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in (1, 100):
                 self.moments[state.global_step] = time.time() - started
+            if state.global_step in (WARM_UP, last) and device.startswith("cuda"):
+                torch.cuda.synchronize()
+                if state.global_step == WARM_UP:
+                    torch.cuda.reset_peak_memory_stats()
+                self.synchronised.append((state.global_step, time.perf_counter()))
+
+        def seconds_per_step(self) -> float | None:
+            """Seconds between the two synchronised moments over the steps between them; None where there are none."""
+            if len(self.synchronised) < 2:
+                return None
+            (first, begun), (end, ended) = self.synchronised
+            return (ended - begun) / (end - first)
 
     return Clock()
 
@@ -143,7 +174,8 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
             return {"input_ids": batch["input_ids"][0], "labels": batch["labels"][0]}
 
     training = config.training
-    plain = variant == "stock-fp32"
+    parts = variant.split("-")
+    plain = "fp32" in parts
     micro = min(8, training.batch_size) if plain else training.batch_size // training.gradient_accumulation_steps
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -156,11 +188,12 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
         adam_epsilon=training.adam_epsilon,
         max_grad_norm=training.max_grad_norm,
         bf16=not plain,
-        torch_compile=not plain,
+        torch_compile=not plain and "eager" not in parts,
         use_cpu=training.device == "cpu",
         seed=training.seed,
         data_seed=training.seed,
-        logging_steps=1,
+        logging_steps=training.logging_steps,
+        dataloader_num_workers=WORKERS if "workers" in parts else 0,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -225,6 +258,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "compile": args.torch_compile,
         "train_path": args.train_path,
         "profile": args.profile,
+        "log_every": args.log_every,
     }
     wanted = args.variants.split(",")
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
@@ -273,6 +307,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--log-every", type=int, help="steps between log entries (default: 1 on a CPU, 50 on a GPU)")
     parser.add_argument("--torch-compile", default="true", help="of ours: auto, true or false")
     parser.add_argument("--profile", action="store_true", help="show the operations that take longest")
     parser.add_argument("--curve", action="store_true", help="compare the losses")
