@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from babyllama.config import read_yaml
-from babyllama.errors import ConfigError
-from babyllama.formats import parse_count, short_words
-from babyllama.milestones import PREFIX, targets_of
+from babyllama.common.errors import ConfigError
+from babyllama.common.units import parse_count, short_words
+from babyllama.config.yaml_reader import read_yaml
+from babyllama.research.milestones import PREFIX, targets_of
 
 FOLDER = Path(__file__).resolve().parent / "rules"
 KINDS = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from babyllama.babylm.tasks import acquisition
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from tests.babylm import reference
 
 MILESTONES = [10**6 * n for n in (*range(1, 11), *range(20, 101, 10))]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from babyllama.babylm.tasks import reading
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from tests.babylm import reference
 
 COLUMNS = ("item", "word", "Subtlex_log10", "length", "context_length", *reading.EYE_TRACKING, reading.SELF_PACED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from babyllama.babylm.rules import GLUE, load_rules
-from babyllama.errors import ConfigError
+from babyllama.common.errors import ConfigError
 
 SCHEDULE = [f"chck_{n}M" for n in (*range(1, 11), *range(20, 101, 10))]
 

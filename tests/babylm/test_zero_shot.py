@@ -15,7 +15,7 @@ from babyllama.babylm.tasks import zero_shot
 from babyllama.babylm.tasks.forest import Query, lay_out, supports_forest, token_scores
 from babyllama.babylm.tasks.items import check_sizes, read_items
 from babyllama.babylm.tasks.ranking import choose, encode_spans, rank_items
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 from tests.babylm import reference
 from tests.babylm.conftest import made_items, write_jsonl
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from babyllama.babylm.tasks.forest import token_scores
 from babyllama.babylm.tasks.ranking import check_lengths, encode_spans, require_fast
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from babyllama.scoring import (
+from babyllama.evaluation.log_probs import (
     BATCH_TOKENS,
     IGNORE,
-    backbone_and_head,
     batches_by_length,
     pad_right,
     target_log_probs,
     token_log_probs,
 )
+from babyllama.models.structure import backbone_and_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

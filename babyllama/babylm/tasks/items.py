@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.babylm.rules import Task
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

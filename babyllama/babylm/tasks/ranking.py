@@ -17,7 +17,7 @@ import numpy as np
 
 from babyllama.babylm.tasks.forest import Query, token_scores
 from babyllama.babylm.tasks.items import Item
-from babyllama.errors import CheckpointError, DataError
+from babyllama.common.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

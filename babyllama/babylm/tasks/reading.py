@@ -31,7 +31,7 @@ import numpy as np
 
 from babyllama.babylm.tasks.forest import Query, token_scores
 from babyllama.babylm.tasks.ranking import check_lengths, require_fast
-from babyllama.errors import DataError
+from babyllama.common.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
