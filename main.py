@@ -134,23 +134,15 @@ def _synthetic(argv: Sequence[str]) -> int:
 
 
 def _tokenizer(argv: Sequence[str]) -> int:
-    """Train a byte-level BPE on text and save it as a folder that AutoTokenizer reads."""
-    parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
-    parser.add_argument("--train-path", required=True)
-    parser.add_argument("--vocab-size", type=at_least(260), default=16_000)
-    parser.add_argument("--output", required=True, help="folder to write")
-    args = parser.parse_args(argv)
-
+    """Train a byte-level BPE, look at what a tokenizer does with text, or compare several."""
     from babyllama.config.schema import DataConfig
-    from babyllama.data.tokenizer import save_tokenizer, train_tokenizer
+    from babyllama.corpus import tokenizer_command
     from data_utils import DataProcessor
 
-    processor = DataProcessor(DataConfig(train_path=args.train_path, vocab_size=args.vocab_size))
-    documents = processor.load_text_files(args.train_path, "train")
-    tokenizer = train_tokenizer((document.text for document in documents), args.vocab_size)
-    save_tokenizer(tokenizer, Path(args.output))
-    say(f"{args.output}: {len(tokenizer):,} tokens, from {len(documents):,} documents")
-    return 0
+    parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
+    tokenizer_command.add_arguments(parser)
+    args = parser.parse_args(tokenizer_command.with_action(argv))
+    return tokenizer_command.run(args, lambda path: DataProcessor(DataConfig(train_path=path)).train_documents())
 
 
 def _generate(argv: Sequence[str]) -> int:
@@ -345,7 +337,7 @@ def _test(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "prepare": (_prepare, "clean a BabyLM download into a folder of clean text"),
     "synthetic": (_synthetic, "write the embedded corpus and its minimal pairs to files"),
-    "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer"),
+    "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer, inspect one, compare several"),
     "train": (_train, "train only (the same flags)"),
     "distill": (_distill, "train a student from teachers"),
     "sweep": (_sweep, "search over recipes, several seeds each, and compare them"),

@@ -11,6 +11,7 @@ Text of a corpus that spells `</s>` is text, not a token: `encode_documents` swi
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIAL = (PAD, BOS, EOS)
 OWN_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # one class, by its old and its new name
 MIN_FREQUENCY = 2  # a merge seen once is a memory of one place, not a unit of the language
+
+AUTO_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # what `vocab_size: auto` chooses among
+AUTO_GAIN = 0.05  # a vocabulary is doubled for at least so much shorter text: its rows are parameters of the model
+AUTO_SAMPLE = 2_000_000  # characters of text on which lengths are compared
 
 ENDLESS = 1_000
 LOOK_FROM = 20_000  # characters; shorter documents are not looked through
@@ -66,6 +71,55 @@ def _without_endless_words(text: str) -> str:
     The trainer keeps every distinct word whole, so that memory would grow with them.
     """
     return _ENDLESS.sub(lambda match: match[0][:ENDLESS], text) if len(text) > LOOK_FROM else text
+
+
+def shortened(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:
+    """The tokenizer that the same training had given at a smaller vocabulary: merges are learned one after another.
+
+    Args:
+        tokenizer: From `train_tokenizer`.
+        size: Tokens to keep; at least the special ones and the bytes.
+    """
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = {token: number for token, number in state["model"]["vocab"].items() if number < size}
+    merges = [pair for pair in state["model"]["merges"] if "".join(pair) in vocabulary]
+    state["model"] |= {"vocab": vocabulary, "merges": merges}
+    return wrap(Tokenizer.from_str(json.dumps(state)))
+
+
+def choose_vocab_size(tokenizer: PreTrainedTokenizerFast, sample: Sequence[str]) -> tuple[int, str]:
+    """The vocabulary size that `vocab_size: auto` stands for, and why.
+
+    From 1,000 tokens on the vocabulary is doubled as long as that makes the text at least 5% shorter, up to 32,000 and
+    to what the corpus carries.
+
+    Args:
+        tokenizer: Trained with the largest vocabulary that comes into question.
+        sample: Text of the corpus.
+
+    Returns:
+        The size and a line for the user.
+    """
+    sizes = [size for size in AUTO_SIZES if size <= len(tokenizer)]
+    if not sizes:
+        return len(tokenizer), f"vocab_size auto: {len(tokenizer):,}, all that this text carries"
+    lengths: dict[int, int] = {}
+    for size in sizes:
+        made = shortened(tokenizer, size)
+        lengths[size] = sum(map(len, encode_documents(made, sample)))
+        before = sizes[len(lengths) - 2] if len(lengths) > 1 else None
+        if before is not None and 1 - lengths[size] / lengths[before] < AUTO_GAIN:
+            gain = 100 * (1 - lengths[size] / lengths[before])
+            told = f"{size:,} would make the text only {gain:.1f}% shorter and has twice the rows"
+            return before, f"vocab_size auto: {before:,}: {told}"
+    last = sizes[-1]
+    if len(sizes) == 1:
+        return last, f"vocab_size auto: {last:,}: the text carries no {2 * last:,}"
+    gain = 100 * (1 - lengths[last] / lengths[sizes[-2]])
+    more = "that is the largest" if last == AUTO_SIZES[-1] else f"the text carries no {2 * last:,}"
+    return last, f"vocab_size auto: {last:,}: {gain:.1f}% shorter text than with {sizes[-2]:,}; {more}"
 
 
 def wrap(tokenizer: Any) -> PreTrainedTokenizerFast:
