@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "comparison": {"evaluation", "data", "models", "pages", *BASE},
     "training": {"data", "models", "pages", *BASE},
     "evaluation": {"data", "models", "pages", *BASE},
-    "corpus": {"data", "pages", *BASE},
+    "corpus": {"data", "models", "pages", *BASE},
     "data": BASE,
     "models": BASE,
     "pages": BASE,

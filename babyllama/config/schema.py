@@ -64,8 +64,9 @@ class DataConfig(Section):
     """Share of whole documents held out (never trained on) where the source has no *.dev files."""
     tokenizer_path: Optional(str) = None
     """A tokenizer folder, or one tokenizers file ending in .json. Unset: trained on the training text and cached."""
-    vocab_size: int = Field(16_000, ge=260, le=1_000_000)
-    """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it)."""
+    vocab_size: Literal["auto"] | Annotated[int, Field(ge=260, le=1_000_000)] = 16_000
+    """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it); auto: doubled from
+    1,000 as long as that makes the text 5% shorter."""
     seq_length: int = Field(128, ge=8, le=65_536)
     """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
     eval_samples: Optional(Annotated[int, Field(ge=1)]) = None

@@ -1,43 +1,120 @@
-"""`main.py tokenizer inspect|compare`: what tokenizers do with text, as a table, a page and a JSON."""
+"""`main.py tokenizer train|inspect|compare`: make one, or see what some do with text: a table, a page and a JSON."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from babyllama.console import say
-from babyllama.errors import ConfigError, DataError
+from babyllama.common.console import say
+from babyllama.common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from babyllama.documents import Document
-    from babyllama.schema import Config
+    from babyllama.config.schema import Config
+    from babyllama.data.documents import Document
 
 JSON, PAGE = "tokenizers.json", "tokenizers.html"
 SENTENCES, SENTENCE_CHARACTERS = 8, 200
 SCHEMA_VERSION = 1
 
 
-def add_inspect_arguments(parser: argparse.ArgumentParser, *, several: bool) -> None:
-    """Add the flags of `inspect`, or of `compare` where several tokenizers are given."""
-    where = "a tokenizer folder, a run folder, or a tokenizers file ending in .json"
-    parser.add_argument("tokenizers", nargs="+" if several else 1, metavar="TOKENIZER", help=where)
-    parser.add_argument("--text", nargs="+", default=[], metavar="PATH", help="text to cut: folders, files, globs")
-    parser.add_argument("--words", metavar="FILE", help="a word a line, with its morphemes behind a tab: un happi ness")
-    parser.add_argument("--sentence", action="append", default=[], help="shown as each cuts it (repeatable)")
-    parser.add_argument("--config", metavar="FILE", help="of the model whose parameters are shared out")
-    parser.add_argument("--output", default="tokenizers", metavar="DIR", help="where page and JSON go")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the three actions with their flags."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    train = actions.add_parser("train", help="train a byte-level BPE and save it as a folder that AutoTokenizer reads")
+    train.add_argument(
+        "--train-path", required=True, metavar="PATH", help="text; what a run would hold out is left out"
+    )
+    train.add_argument(
+        "--vocab-size", type=vocabulary_size, default=16_000, metavar="N|auto", help="tokens (default: %(default)s)"
+    )
+    train.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    for action, number in (("inspect", 1), ("compare", "+")):
+        told = "figures of one tokenizer" if action == "inspect" else "several tokenizers side by side"
+        one = actions.add_parser(action, help=told)
+        where = "a tokenizer folder, a run folder, or a tokenizers file ending in .json"
+        one.add_argument("tokenizers", nargs=number, metavar="TOKENIZER", help=where)
+        one.add_argument("--text", nargs="+", default=[], metavar="PATH", help="text to cut: folders, files, globs")
+        one.add_argument("--words", metavar="FILE", help="a word a line, its morphemes behind a tab: un happi ness")
+        one.add_argument("--sentence", action="append", default=[], help="shown as each cuts it (repeatable)")
+        one.add_argument("--config", metavar="FILE", help="of the model whose parameters are shared out")
+        one.add_argument("--output", default="tokenizers", metavar="DIR", help="where page and JSON go")
+
+
+def with_action(argv: Sequence[str]) -> list[str]:
+    """Arguments with `train` in front where flags of a training come first: how older scripts call this command."""
+    return ["train", *argv] if argv and argv[0] in {"--train-path", "--vocab-size", "--output"} else list(argv)
+
+
+def vocabulary_size(text: str) -> int | Literal["auto"]:
+    """A type for argparse: at least 260 tokens, or `auto`."""
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 260:
+        raise argparse.ArgumentTypeError(f"{text}: auto, or at least 260")
+    return int(text)
+
+
+def run(args: argparse.Namespace, training_documents: Callable[[str], Iterable[Document]]) -> int:
+    """Do what the action says.
+
+    Args:
+        args: Of `add_arguments`.
+        training_documents: From a path to the cleaned documents that a training on it would see.
+    """
+    return train(args, training_documents) if args.action == "train" else inspect_tokenizers(args)
+
+
+def train(args: argparse.Namespace, training_documents: Callable[[str], Iterable[Document]]) -> int:
+    """Train on a stream of documents: the text is never in memory as a whole."""
+    from babyllama.common.console import transfer
+    from babyllama.data.sources import total_bytes
+    from babyllama.data.tokenizer import (
+        AUTO_SAMPLE,
+        AUTO_SIZES,
+        carried_size,
+        choose_vocab_size,
+        save_tokenizer,
+        shortened,
+        train_tokenizer,
+    )
+    from babyllama.data.words import count_words
+
+    size = total_bytes(args.train_path, "train")
+    count = words = 0
+    sample: list[str] = []
+    every = max(1, (size or 0) // AUTO_SAMPLE)  # of so many documents one is kept for `auto`
+
+    def texts() -> Iterator[str]:
+        nonlocal count, words
+        for document in training_documents(args.train_path):
+            if count % every == 0 and args.vocab_size == "auto":
+                sample.append(document.text)
+            count, words = count + 1, words + count_words(document.text)
+            seen(len(document.text.encode()))
+            yield document.text
+
+    with transfer("training the tokenizer", size) as seen:
+        tokenizer = train_tokenizer(texts(), AUTO_SIZES[-1] if args.vocab_size == "auto" else args.vocab_size)
+    if args.vocab_size == "auto":
+        carried = min(len(tokenizer), carried_size(words))
+        chosen, why = choose_vocab_size(shortened(tokenizer, carried), sample)
+        tokenizer = shortened(tokenizer, chosen)
+        say(why)
+    save_tokenizer(tokenizer, Path(args.output).expanduser())
+    say(f"{args.output}: {len(tokenizer):,} tokens, from {count:,} documents ({words:,} words)")
+    return 0
 
 
 def inspect_tokenizers(args: argparse.Namespace) -> int:
     """Count, print a table, write page and JSON."""
+    from babyllama.common.files import write_json
     from babyllama.corpus.tokenizer_figures import cut_sentence, inspect
-    from babyllama.jsonio import write_json
+    from babyllama.data.tokenizer import load_tokenizer
+    from babyllama.pages.tables import print_tables
     from babyllama.pages.tokenizer_page import tokenizer_tables, write_tokenizer_page
-    from babyllama.benchmark_tables import print_tables
-    from babyllama.tokenization import load_tokenizer
 
     words = read_words(Path(args.words).expanduser()) if args.words else []
     sentences = args.sentence or first_sentences(args.text)
@@ -73,7 +150,7 @@ def _names(given: list[str]) -> dict[str, Path]:
 
 def documents(paths: list[str]) -> Iterator[Document]:
     """The documents of texts, as they are, one by one; of a folder with *.train and *.dev the held-out ones."""
-    from babyllama.sources import find_files, read_documents
+    from babyllama.data.sources import find_files, read_documents
 
     for path in paths:
         for file in find_files(path, "eval", "--text"):
@@ -103,7 +180,7 @@ def read_words(path: Path) -> list[list[str]]:
     Raises:
         DataError: The file cannot be read, or morphemes are not the word's; names the line.
     """
-    from babyllama.sources import read_lines
+    from babyllama.data.sources import read_lines
 
     if not path.is_file():
         raise DataError(f"--words: {path}: no such file")
@@ -122,7 +199,7 @@ def read_words(path: Path) -> list[list[str]]:
 
 def config_of(given: str | None, path: Path) -> Config | None:
     """The configuration that is named, else that of the run whose tokenizer it is, else None."""
-    from babyllama.config import load_config
+    from babyllama.config.loading import load_config
 
     if given is not None:
         return load_config(given)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from babyllama.data.documents import Document
+from babyllama.data.tokenizer import encode_documents
 from babyllama.data.words import count_words
-from babyllama.documents import Document
-from babyllama.tokenization import encode_documents
 
 if TYPE_CHECKING:
-    from babyllama.schema import Config
+    from babyllama.config.schema import Config
 
 BATCH_CHARACTERS = 1_000_000
 BLANK = "\u2581"  # SentencePiece's sign for a blank
@@ -233,7 +233,7 @@ def boundaries(tokenizer: Any, words: Sequence[Sequence[str]]) -> Boundaries:
 def cut_sentence(tokenizer: Any, sentence: str) -> list[Piece]:
     """The tokens of a sentence, in order; characters that are spread over several tokens come as bytes.
 
-    >>> from babyllama.tokenization import train_tokenizer
+    >>> from babyllama.data.tokenizer import train_tokenizer
     >>> [piece.bytes or piece.text for piece in cut_sentence(train_tokenizer(["an an"], 260), "an é")]
     ['an', ' ', 'c3', 'a9']
     """
@@ -249,7 +249,7 @@ def cut_sentence(tokenizer: Any, sentence: str) -> list[Piece]:
 
 def model_share(config: Config, vocab_size: int) -> dict[str, Any]:
     """Parameters of a model with such a vocabulary, and what share embedding and head have."""
-    from babyllama.architectures import count_parameters
+    from babyllama.models.architectures import count_parameters
 
     total = count_parameters(config, vocab_size)
     # Every parameter is the same at any vocabulary but those that have a row a token: a difference tells them.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, Se
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
 SAMPLE_BYTES = 300_000_000  # of text that a tokenizer is trained on; more is sampled evenly
 
 
@@ -152,21 +151,35 @@ def _first_words(words: np.ndarray, candidates: np.ndarray, max_words: int | Non
     return np.where(candidates & ~reached, TRAIN, UNUSED).astype(np.uint8)
 
 
-def train_on(text: CorpusText, vocab_size: int) -> tuple[PreTrainedTokenizerFast, list[str]]:
+def train_on(text: CorpusText, vocab_size: int | Literal["auto"]) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """A tokenizer of at most `vocab_size` tokens trained on a corpus's training documents, and lines for the user."""
-    from babyllama.data.tokenizer import train_tokenizer
+    from babyllama.data.tokenizer import AUTO_SIZES, carried_size, train_tokenizer
 
     words, size = (text.train.total(what, TRAIN) for what in ("words", "bytes"))
     every, notes = sample_step(size), []
     if every > 1:
         notes.append(f"tokenizer: trained on one of {every} documents, {size / every / 1e6:,.0f} MB of text")
-    carried = max(260, min(vocab_size, words // WORDS_PER_TOKEN))
+    wanted = AUTO_SIZES[-1] if vocab_size == "auto" else vocab_size
+    carried = max(260, min(wanted, carried_size(words)))
     with transfer("training the tokenizer", size // every) as seen:
         tokenizer = train_tokenizer(text.training_texts(every, seen), carried)
     give_back_memory()
+    if vocab_size == "auto":
+        return _of_chosen_size(tokenizer, text, notes)
     if len(tokenizer) < vocab_size:
         notes.append(f"vocabulary: {len(tokenizer):,} tokens, not {vocab_size:,}: {words:,} words carry no more")
     return tokenizer, notes
+
+
+def _of_chosen_size(
+    tokenizer: PreTrainedTokenizerFast, text: CorpusText, notes: list[str]
+) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """The tokenizer cut down to the size that `auto` stands for, chosen on an even sample of the training documents."""
+    from babyllama.data.tokenizer import AUTO_SAMPLE, choose_vocab_size, shortened
+
+    every = max(1, text.train.total("bytes", TRAIN) // AUTO_SAMPLE)
+    size, why = choose_vocab_size(tokenizer, list(text.training_texts(every, lambda count: None)))
+    return shortened(tokenizer, size), [*notes, why]
 
 
 def sample_step(total_bytes: int) -> int:

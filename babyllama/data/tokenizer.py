@@ -29,6 +29,7 @@ SPECIAL = (PAD, BOS, EOS)
 OWN_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # one class, by its old and its new name
 MIN_FREQUENCY = 2  # a merge seen once is a memory of one place, not a unit of the language
 
+WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
 AUTO_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # what `vocab_size: auto` chooses among
 AUTO_GAIN = 0.05  # a vocabulary is doubled for at least so much shorter text: its rows are parameters of the model
 AUTO_SAMPLE = 2_000_000  # characters of text on which lengths are compared
@@ -71,6 +72,11 @@ def _without_endless_words(text: str) -> str:
     The trainer keeps every distinct word whole, so that memory would grow with them.
     """
     return _ENDLESS.sub(lambda match: match[0][:ENDLESS], text) if len(text) > LOOK_FROM else text
+
+
+def carried_size(words: int) -> int:
+    """The largest vocabulary that a corpus of so many words carries; never less than bytes and special tokens take."""
+    return max(260, words // WORDS_PER_TOKEN)
 
 
 def shortened(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:

@@ -7,11 +7,11 @@ from typing import Any
 
 import regex
 
-from babyllama.console import printable
-from babyllama.benchmark_tables import DASH, TableData
-from babyllama.formats import human_count
-from babyllama.jsonio import write_text_atomic
-from babyllama.report import page_templates
+from babyllama.common.console import printable
+from babyllama.common.files import write_text_atomic
+from babyllama.common.units import human_count
+from babyllama.pages.run_page import page_templates
+from babyllama.pages.tables import DASH, TableData
 
 _MARK = regex.compile(r"\p{M}")
 _SHOWN_AS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ"}
