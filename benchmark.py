@@ -337,12 +337,12 @@ class BenchmarkSuite:
     def results(self) -> dict[str, Any]:
         """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
         from babyllama.common.provenance import versions
-        from babyllama.comparison.differences import ScoredRun, compare_all, contestants, items_of, metrics_of, ranking
+        from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of, ranking
 
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
-        teams = contestants([run.name for run in self.runs], self._groups())
+        groups = group_runs([run.name for run in self.runs], self._groups())
         metrics = metrics_of(scored)
-        found = compare_all(scored, teams, metrics, self.config.seed)
+        found = compare_all(scored, groups, metrics, self.config.seed)
         return {
             "schema_version": SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -353,13 +353,13 @@ class BenchmarkSuite:
             "text": self._text_facts(),
             "notes": list(dict.fromkeys(self.notes)),
             "failed": self.failed,
-            "runs": {run.name: self._run_facts(run, teams) for run in self.runs},
+            "runs": {run.name: self._run_facts(run, groups) for run in self.runs},
             "metrics": [
                 {
                     "name": metric.name,
                     "label": metric.label,
                     "higher_is_better": metric.higher_is_better,
-                    "ranking": ranking(teams, scored, metric, found),
+                    "ranking": ranking(groups, scored, metric, found),
                 }
                 for metric in metrics
             ],
@@ -385,14 +385,14 @@ class BenchmarkSuite:
             "fingerprint": self._text_fingerprint,
         }
 
-    def _run_facts(self, run: BenchmarkRun, teams: Sequence[Any]) -> dict[str, Any]:
+    def _run_facts(self, run: BenchmarkRun, groups: Sequence[Any]) -> dict[str, Any]:
         from babyllama.data.tokenizer import tokenizer_fingerprint
         from babyllama.pages.run_page import read_log
 
         metrics = run.training_metrics
         return {
             "path": str(run.path),
-            "group": next(team.name for team in teams if run.name in team.runs),
+            "group": next(group.name for group in groups if run.name in group.runs),
             "type": run.model.config.model_type,
             "num_parameters": sum(p.numel() for p in run.model.parameters()),
             "tokenizer": tokenizer_fingerprint(run.tokenizer),

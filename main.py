@@ -294,7 +294,7 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     from babyllama.config.loading import save_config
     from babyllama.pages.tables import print_tables
     from babyllama.research.sweep_flags import page_config
-    from babyllama.research.sweep_runs import BEST, results_table, told_apart
+    from babyllama.research.sweep_runs import BEST, results_table, significance
     from benchmark import BenchmarkSuite
 
     results = sweep.results()
@@ -311,7 +311,7 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     suite = BenchmarkSuite(runs, device=config.training.device, config=page_config(args))
     compared = suite.run_all_benchmarks()
     page = suite.save(compared, sweep.folder)
-    say(f"best: {best['name']}{told_apart(compared, best)}; as a configuration: {sweep.folder / BEST}")
+    say(f"best: {best['name']}{significance(compared, best)}; as a configuration: {sweep.folder / BEST}")
     say(f"everything is in {sweep.folder}; open {page}")
     return not suite.failed
 

@@ -1,12 +1,12 @@
 """Train one model: `python train.py --config config/llama-10M.yaml`.
 
-The steps, in order: prepare the text and the tokenizer, look at the run folder, decide how to compute, build the model
-(`create_model`), build HuggingFace's Trainer around it (`build_trainer`), train, save, score the saved checkpoint on
-the held-out documents. `main.py` runs this and then evaluates and reports; here nothing but the training happens.
+`train` is the recipe of a run in seven steps: prepare the text and the tokenizer, look at the run folder, decide how to
+compute, build the model (`create_model`), build HuggingFace's Trainer around it (`build_trainer`), train, then save and
+score the saved checkpoint on the held-out documents. `main.py` runs this and then evaluates and reports.
 
 People import `create_model`, `build_trainer` and `train` from here; all three take the `Config` that
-`babyllama.config.loading.load_config` gives. Started by `torchrun` or `accelerate launch`, every process
-runs all of this; what prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
+`babyllama.config.load_config` gives. Started by `torchrun` or `accelerate launch`, every process runs all of this; what
+prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common import distributed
 from babyllama.common.command import run_command
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.common.provenance import command_line
 from babyllama.config.flags import add_config_flags, config_from_args
-from babyllama.config.loading import save_config
-from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG, TRAINING_LOG, TRAINING_METRICS
+from babyllama.config.run_layout import TRAINING_LOG, TRAINING_METRICS
 from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
 from babyllama.models.compiled_layers import prepare_forward
-from babyllama.training.run_folder import find_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
+    from babyllama.training.start import Start
     from babyllama.training.stop_signals import StopSignals
     from babyllama.training.trainer import BabyTrainer
 
@@ -86,35 +85,78 @@ def train(
     from babyllama.models.loading import quiet_libraries
     from babyllama.models.runtime import resolve_device
     from babyllama.plugins import load_plugins
+    from babyllama.training.folder_lock import run_lock
+    from babyllama.training.out_of_memory import train_within_memory
+    from babyllama.training.run_folder import guard_run
+    from babyllama.training.start import find_start
+    from babyllama.training.stop_signals import StopSignals
 
     quiet_libraries()
     device = resolve_device(config.training.device)
     check_sharding(config, device, distributed.world_size())
-    with distributed.team(device):
-        with distributed.together():
+    with distributed.process_group(device):
+        with distributed.raise_on_all_ranks():
             load_plugins(config.plugins)
-        data = distributed.main_first(lambda: prepare_data(config))
-        return _train_in_folder(config, data, resume, overwrite, command)
 
+        # 1. Data: text, tokenizer and tokens. Rank 0 prepares them, the other ranks find them in the cache.
+        data = distributed.rank_zero_first(lambda: prepare_data(config))
 
-def _train_in_folder(
-    config: Config, data: PreparedData, resume: str | bool | None, overwrite: bool, command: str | None
-) -> TrainResult:
-    from babyllama.training.folder_lock import run_lock
-    from babyllama.training.run_folder import guard_run
-    from babyllama.training.stop_signals import StopSignals
+        # 2. Run folder: may this run write here, and from which checkpoint does it start?
+        run_dir, fingerprint = run_folder(config), run_fingerprint(config, data)
+        with run_lock(run_dir), StopSignals() as signals:
+            asked = {"overwrite": overwrite, "resume": bool(resume)}
+            if distributed.on_rank_zero(lambda: guard_run(run_dir, fingerprint, **asked)) == "finished":
+                metrics = distributed.on_rank_zero(lambda: read_json(run_dir / TRAINING_METRICS))
+                return TrainResult(run_dir, metrics, already_finished=True)
+            start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint))
 
-    run_dir = run_folder(config)
-    fingerprint = fingerprint_of(config, data)
-    with run_lock(run_dir), StopSignals() as signals:
-        found = distributed.from_main(lambda: guard_run(run_dir, fingerprint, overwrite=overwrite, resume=bool(resume)))
-        if found == "finished":
-            metrics = distributed.from_main(lambda: read_json(run_dir / TRAINING_METRICS))
-            return TrainResult(run_dir, metrics, already_finished=True)
-        start = distributed.from_main(lambda: find_start(run_dir, resume, fingerprint))
-        trainer = train_within_memory(config, data, run_dir, fingerprint, start, signals)
-        metrics = finish(config, data, trainer, run_dir, command or command_line())
+            # 3. to 6. How to compute, model, Trainer, training; again in smaller parts where a GPU's memory ends.
+            def attempt(start: Start) -> BabyTrainer:
+                return train_once(config, data, run_dir, start, signals)
+
+            trainer = train_within_memory(config.training, run_dir, start, attempt)
+
+            # 7. Save the model, score it as a user will load it, write the record last.
+            metrics = save_and_score(config, data, trainer, run_dir, command or command_line())
     return TrainResult(run_dir, metrics)
+
+
+def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, signals: StopSignals) -> BabyTrainer:
+    """Build model and Trainer and train to the end, or until something ends the training by its own error.
+
+    Args:
+        config: Run configuration.
+        data: The prepared text.
+        run_dir: The run folder, locked.
+        start: The checkpoint to go on from and its runtime; gets this attempt's runtime.
+        signals: Noted while the block of `train` runs; the first asks for a checkpoint at the end of the step.
+
+    Returns:
+        The Trainer after its last step.
+    """
+    from babyllama.models import runtime as rt
+    from babyllama.training.start import check_disk, choose_runtime, open_run_folder
+    from babyllama.training.trainer import run_training
+
+    with distributed.raise_on_all_ranks():
+        # Model: random weights from the seed, or those of model.init_from.
+        model = create_model(config, data.tokenizer)
+        size = sum(parameter.numel() for parameter in model.parameters())
+        check_disk(config, size, run_dir)
+        say(f"model: {config.model.type}, {size:,} parameters")
+
+        # How to compute: device, precision, attention, compiling, threads; one decision for the whole run.
+        start.runtime = choose_runtime(config, data, size, start.runtime)
+        say(start.runtime.line())
+        rt.apply(start.runtime)
+
+        # Trainer: HuggingFace's, with our forward pass, optimizer and callbacks. The folder now says what it is.
+        trainer = build_trainer(config, model, data, start.runtime, run_dir)
+        open_run_folder(trainer, config, data, run_dir, run_fingerprint(config, data))
+
+    # Train.
+    run_training(trainer, start.checkpoint, signals)
+    return trainer
 
 
 def prepare_data(config: Config) -> PreparedData:
@@ -144,7 +186,7 @@ def _speak_as_its_origin(config: Config) -> None:
         config.data.tokenizer_path = config.data.tokenizer_path or path
 
 
-def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
+def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
     """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
     from babyllama.config.fingerprint import training_fingerprint
     from babyllama.data.tokenizer import tokenizer_fingerprint
@@ -158,57 +200,6 @@ def fingerprint_of(config: Config, data: PreparedData) -> dict[str, Any]:
         plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
         found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
     return {**found, **curriculum_fingerprint(config), "plugins": plugin_hashes(config.plugins)}
-
-
-def start_trainer(
-    config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any], runtime: Runtime | None
-) -> BabyTrainer:
-    """Model and Trainer, with the run folder opened for them. `runtime` is that of the checkpoint on a resume."""
-    from babyllama.common import disk_space
-    from babyllama.models import runtime as rt
-    from babyllama.training.callbacks import CheckpointGuard
-    from babyllama.training.wandb_log import WandbLog
-
-    model = create_model(config, data.tokenizer)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    needed = config.training.save_total_limit + 1
-    if is_main_process():
-        disk_space.check_writable(run_dir)
-        disk_space.check_space(run_dir, needed * disk_space.checkpoint_bytes(size), "checkpoints")
-    runtime = reuse_or_decide(config, data, runtime, size)
-    say(f"model: {config.model.type}, {size:,} parameters")
-    say(runtime.line())
-    rt.apply(runtime)
-    trainer = build_trainer(config, model, data, runtime, run_dir)
-    extra = {"fingerprint": fingerprint, "runtime": runtime.to_dict()}
-    trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
-    if config.logging.wandb or "wandb" in config.logging.report_to:
-        trainer.add_callback(WandbLog(config, run_dir))
-    if is_main_process():
-        write_json(run_dir / RUN_FINGERPRINT, fingerprint)
-        save_config(config, run_dir / TRAINING_CONFIG)
-        data.tokenizer.save_pretrained(run_dir)
-    return trainer
-
-
-def reuse_or_decide(config: Config, data: PreparedData, runtime: Runtime | None, size: int) -> Runtime:
-    """The checkpoint's runtime where this machine can do it, else a new decision for the whole run."""
-    from babyllama.models import runtime as rt
-    from babyllama.training.arguments import plan_run
-
-    train_set, _ = packed_datasets(config, data)
-    plan = plan_run(config, len(train_set), distributed.world_size())
-    decided = rt.decide(config, total_steps=plan.total_steps, num_parameters=size)
-    if runtime is None or runtime == decided:
-        return decided
-    if runtime.processes != decided.processes:
-        change = f"{runtime.processes} -> {decided.processes}"
-        say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
-        runtime = replace(runtime, processes=decided.processes, threads=decided.threads)
-    if rt.possible(runtime):
-        return runtime
-    say(f"this machine cannot compute as the checkpoint did ({runtime.line()}): the resume is not bit-exact")
-    return decided
 
 
 def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
@@ -269,23 +260,23 @@ def build_trainer(
         A Trainer that is ready for `.train()`.
     """
     from babyllama.plugins import own_callbacks
-    from babyllama.research.curriculum import arrange
+    from babyllama.research.curriculum import apply_curriculum
     from babyllama.research.milestones import add_milestones
-    from babyllama.training.arguments import plan_run, training_arguments
+    from babyllama.training.arguments import count_steps, training_arguments
     from babyllama.training.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
     from babyllama.training.trainer import BabyTrainer
 
     train_set, valid_set = packed_datasets(config, data)
-    plan = plan_run(config, len(train_set), distributed.world_size())
+    plan = count_steps(config, len(train_set), distributed.world_size())
     for note in plan.notes:
         say(note)
-    train_set = arrange(config, data, train_set, plan.total_steps, run_dir)
+    train_set = apply_curriculum(config, data, train_set, plan.total_steps, run_dir)
     prepare_forward(model, runtime)
     sums = None
     if config.distillation:
-        from babyllama.research.teachers import teach
+        from babyllama.research.teachers import add_distillation
 
-        sums = teach(model, config, data.tokenizer, runtime)
+        sums = add_distillation(model, config, data.tokenizer, runtime)
     trainer = BabyTrainer(
         model=model,
         args=training_arguments(config, plan, runtime, run_dir),
@@ -310,90 +301,54 @@ def build_trainer(
     return trainer
 
 
-def train_within_memory(
-    config: Config,
-    data: PreparedData,
-    run_dir: Path,
-    fingerprint: dict[str, Any],
-    start: tuple[Path | None, Runtime | None],
-    signals: StopSignals,
-) -> BabyTrainer:
-    """Train; a micro-batch that does not fit into a GPU's memory is halved, the accumulation doubled.
+def save_and_score(
+    config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str
+) -> dict[str, Any]:
+    """Save the model, score the saved files on the held-out documents, write card and record.
 
-    Raises:
-        OutOfMemory: On a CPU, or where one sequence does not fit; says what to set.
-    """
-    from babyllama.training import out_of_memory
-    from babyllama.training.checkpoints import newest_complete
-    from babyllama.training.trainer import run_training
+    Of several processes rank 0 does it; the others help to gather sharded weights and wait for its figures.
 
-    checkpoint, runtime = start
-    processes = distributed.world_size()
-    while True:
-        with distributed.together():
-            trainer = start_trainer(config, data, run_dir, fingerprint, runtime)
-        try:
-            run_training(trainer, checkpoint, signals)
-            return trainer
-        except Exception as error:
-            if not out_of_memory.is_out_of_memory(error):
-                raise
-            advice = out_of_memory.advice(config.training, processes)
-            parts = out_of_memory.smaller_parts(config.training, processes)
-            if parts is None or not out_of_memory.halves_by_itself(trainer.runtime):
-                raise out_of_memory.OutOfMemory(f"out of memory on {trainer.runtime.device}: {advice}") from error
-        say(f"out of memory on {trainer.runtime.device}: going on with {advice}")
-        config.training.gradient_accumulation_steps = parts
-        fingerprint = fingerprint_of(config, data)
-        runtime, checkpoint = trainer.runtime, newest_complete(run_dir)
-        del trainer
-        out_of_memory.free_gpu_memory()
-
-
-def finish(config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str) -> dict[str, Any]:
-    """Save the model, score the saved files as a user will load them, write training_metrics.json last.
-
-    Of several processes rank 0 does it; the others wait for its figures.
+    Returns:
+        The content of training_metrics.json.
     """
     from babyllama.models import fsdp
 
     trainer.restore_best_if_asked(run_dir)
     weights = fsdp.whole_weights(trainer.model) if fsdp.is_sharded(trainer.model) else None
-    return distributed.from_main(lambda: _finish(config, data, trainer, run_dir, command, weights))
 
+    def on_rank_zero() -> dict[str, Any]:
+        from babyllama.evaluation.perplexity import score_held_out
+        from babyllama.models.loading import load_model
+        from babyllama.pages.model_card import write_model_card
+        from babyllama.training.record import training_metrics
+        from data_utils import DataProcessor
 
-def _finish(
-    config: Config, data: PreparedData, trainer: BabyTrainer, run_dir: Path, command: str, weights: Any
-) -> dict[str, Any]:
-    from babyllama.evaluation.perplexity import score_held_out
-    from babyllama.models.loading import load_model
-    from babyllama.pages.model_card import write_model_card
-    from babyllama.training.record import training_metrics
-    from data_utils import DataProcessor
+        # The model as users load it.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        model.save_pretrained(run_dir, state_dict=weights)
+        data.tokenizer.save_pretrained(run_dir)
 
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    model.save_pretrained(run_dir, state_dict=weights)
-    data.tokenizer.save_pretrained(run_dir)
-    say("scoring the saved model on the held-out documents")
-    documents = DataProcessor(config.data).held_out_documents()
-    scored = score_held_out(config, data.tokenizer, documents, load_model(run_dir))
-    metrics = training_metrics(config, data, trainer, scored, command)
-    if config.distillation:
-        metrics["teachers"] = [
-            {
-                "path": path,
-                "eval_bits_per_byte": score_held_out(config, data.tokenizer, documents, load_model(path))[
-                    "bits_per_byte"
-                ],
-            }
-            for path in config.distillation.teachers
-        ]
-    write_json(run_dir / TRAINING_METRICS, metrics)
-    write_model_card(run_dir)
-    for callback in trainer.callback_handler.callbacks:
-        if hasattr(callback, "finish"):
-            callback.finish(metrics)
-    return metrics
+        # Its score, and the teachers' beside it, by the definition of evaluate.py.
+        say("scoring the saved model on the held-out documents")
+        documents = DataProcessor(config.data).held_out_documents()
+        scored = score_held_out(config, data.tokenizer, documents, load_model(run_dir))
+        metrics = training_metrics(config, data, trainer, scored, command)
+        if config.distillation:
+            metrics["teachers"] = [
+                {"path": path, "eval_bits_per_byte": figures["bits_per_byte"]}
+                for path in config.distillation.teachers
+                for figures in [score_held_out(config, data.tokenizer, documents, load_model(path))]
+            ]
+
+        # The record last: a folder without it is an unfinished run.
+        write_json(run_dir / TRAINING_METRICS, metrics)
+        write_model_card(run_dir)
+        for callback in trainer.callback_handler.callbacks:
+            if hasattr(callback, "finish"):
+                callback.finish(metrics)
+        return metrics
+
+    return distributed.on_rank_zero(on_rank_zero)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

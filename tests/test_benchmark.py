@@ -13,7 +13,7 @@ from babyllama import plugins
 from babyllama.common.command import run_command
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.comparison.differences import ScoredRun, compare_all, contestants, items_of, metrics_of
+from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of
 from babyllama.comparison.options import BenchmarkConfig, load_benchmark_config
 from babyllama.evaluation.consistency import consistency
 from babyllama.pages.comparison_figures import pareto_front
@@ -197,9 +197,9 @@ def test_recipes_with_seeds_are_told_apart_and_equal_ones_are_not() -> None:
     runs = [_scored(f"a-seed{i}", s) for i, s in enumerate(seeds)]
     runs += [_scored(f"b-seed{i}", s + 0.05) for i, s in enumerate(seeds)]
     runs += [_scored(f"c-seed{i}", s + 6) for i, s in enumerate(seeds)]
-    teams = contestants([run.name for run in runs])
-    assert [team.name for team in teams] == ["a", "b", "c"]
-    found = compare_all(runs, teams, metrics_of(runs))
+    groups = group_runs([run.name for run in runs])
+    assert [group.name for group in groups] == ["a", "b", "c"]
+    found = compare_all(runs, groups, metrics_of(runs))
     holds = {(e["metric"], e["a"], e["b"]): e["better"] for e in found}
     assert holds["bits_per_byte", "a", "b"] is None
     assert holds["bits_per_byte", "a", "c"] == "a"
@@ -210,13 +210,13 @@ def test_recipes_with_seeds_are_told_apart_and_equal_ones_are_not() -> None:
 
 def test_a_recipe_against_a_single_run_borrows_its_noise() -> None:
     runs = [_scored("a-seed1", 0.0), _scored("a-seed2", 0.5), _scored("other", 0.2)]
-    [first, *_] = compare_all(runs, contestants([r.name for r in runs]), metrics_of(runs))
+    [first, *_] = compare_all(runs, group_runs([r.name for r in runs]), metrics_of(runs))
     assert "single seed" in first["note"]
 
 
 def test_a_run_in_two_groups_is_refused() -> None:
     with pytest.raises(ConfigError, match="is also in"):
-        contestants(["x"], {"a": ["x"], "b": ["x"]})
+        group_runs(["x"], {"a": ["x"], "b": ["x"]})
 
 
 def test_verdicts_say_when_nobody_can_say() -> None:

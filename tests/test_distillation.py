@@ -14,7 +14,7 @@ from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import DistillationConfig
 from babyllama.pages.run_page import read_log
 from babyllama.research import distillation
-from babyllama.research.distillation import Head, Recipe, distillation_loss
+from babyllama.research.distillation import Head, LossWeights, distillation_loss
 from tests.test_train import config_for, corpus, weights
 from train import train
 
@@ -35,7 +35,7 @@ def _case(bias: bool) -> tuple[Head, list[Head], torch.Tensor]:
     return heads[0], heads[1:], labels
 
 
-def _direct(student: Head, teachers: list[Head], labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def _direct(student: Head, teachers: list[Head], labels: torch.Tensor, recipe: LossWeights) -> torch.Tensor:
     """The formula, everything stored."""
     temperature, valid = recipe.temperature, labels != -100
     logits = F.linear(student.hidden, student.weight, student.bias)
@@ -54,7 +54,7 @@ def _direct(student: Head, teachers: list[Head], labels: torch.Tensor, recipe: R
 def test_loss_and_gradients_equal_the_formula(combine: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "BLOCK_ROWS", 16)  # several blocks and a short last one
     student, teachers, labels = _case(bias)
-    recipe = Recipe(temperature=2.0, weights=(0.3, 0.7), combine=combine, ce=0.5 / 60, kl=0.5 * 4 / 60)
+    recipe = LossWeights(temperature=2.0, weights=(0.3, 0.7), combine=combine, ce=0.5 / 60, kl=0.5 * 4 / 60)
     found = {}
     for name, function in (("ours", lambda *a: distillation_loss(*a)[0]), ("direct", _direct)):
         tensors = [t.clone().requires_grad_() for t in (student.hidden, student.weight)]
@@ -68,7 +68,7 @@ def test_loss_and_gradients_equal_the_formula(combine: str, bias: bool, monkeypa
 
 def test_the_parts_are_given_apart_and_a_perfect_student_has_no_divergence() -> None:
     student, _, labels = _case(bias=False)
-    recipe = Recipe(temperature=3.0, weights=(1.0,), combine="probabilities", ce=0.0, kl=1.0)
+    recipe = LossWeights(temperature=3.0, weights=(1.0,), combine="probabilities", ce=0.0, kl=1.0)
     loss, ce, kl = distillation_loss(student, [student], labels, recipe)
     assert kl.item() == pytest.approx(0.0, abs=1e-9)
     assert loss.item() == pytest.approx(0.0, abs=1e-9)
@@ -78,7 +78,7 @@ def test_the_parts_are_given_apart_and_a_perfect_student_has_no_divergence() -> 
 
 def test_bfloat16_stays_close() -> None:
     student, teachers, labels = _case(bias=False)
-    recipe = Recipe(temperature=2.0, weights=(0.5, 0.5), combine="probabilities", ce=1 / 60, kl=4 / 60)
+    recipe = LossWeights(temperature=2.0, weights=(0.5, 0.5), combine="probabilities", ce=1 / 60, kl=4 / 60)
     exact = distillation_loss(student, teachers, labels, recipe)[0]
     low = [Head(h.hidden.float(), h.weight.float()) for h in (student, *teachers)]
     with torch.autocast("cpu", torch.bfloat16):

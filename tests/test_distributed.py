@@ -359,12 +359,12 @@ def test_sharding_where_it_would_be_something_else_is_refused(device: str, proce
 
 
 def test_one_process_needs_no_group() -> None:
-    assert distributed.agree(3, 0) == (3, 0)
-    assert distributed.sums(1.5, 2) == (1.5, 2)
+    assert distributed.all_reduce_max(3, 0) == (3, 0)
+    assert distributed.all_reduce_sum(1.5, 2) == (1.5, 2)
     assert distributed.gather("a") == ["a"]
-    assert distributed.from_main(lambda: 7) == 7
-    assert distributed.main_first(lambda: 7) == 7
-    with pytest.raises(ConfigError, match="as it was"), distributed.together():
+    assert distributed.on_rank_zero(lambda: 7) == 7
+    assert distributed.rank_zero_first(lambda: 7) == 7
+    with pytest.raises(ConfigError, match="as it was"), distributed.raise_on_all_ranks():
         raise ConfigError("as it was")
 
 
@@ -382,10 +382,10 @@ def test_the_launchers_one_thread_is_not_taken(
 
 
 def test_only_one_process_has_the_last_word(tmp_path: Path) -> None:
-    assert [distributed.claim(tmp_path) for _ in range(3)] == [True, False, False]
-    distributed.forget_last_word(tmp_path)
-    assert distributed.claim(tmp_path)
-    assert distributed.claim(tmp_path / "not there"), "rather twice than not at all"
+    assert [distributed.claim_report(tmp_path) for _ in range(3)] == [True, False, False]
+    distributed.clear_report_mark(tmp_path)
+    assert distributed.claim_report(tmp_path)
+    assert distributed.claim_report(tmp_path / "not there"), "rather twice than not at all"
 
 
 def test_errors_of_a_lost_connection_are_known() -> None:
@@ -401,11 +401,14 @@ def test_world_size_without_a_launcher_is_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="the processes do not find each other"), distributed.team("cpu"):
+    with pytest.raises(ConfigError, match="the processes do not find each other"), distributed.process_group("cpu"):
         pass
-    with pytest.raises(ConfigError, match="several processes need CUDA GPUs or the CPU"), distributed.team("mps"):
+    with (
+        pytest.raises(ConfigError, match="several processes need CUDA GPUs or the CPU"),
+        distributed.process_group("mps"),
+    ):
         pass
-    with pytest.raises(ConfigError, match="each takes its own GPU"), distributed.team("cuda:1"):
+    with pytest.raises(ConfigError, match="each takes its own GPU"), distributed.process_group("cuda:1"):
         pass
 
 

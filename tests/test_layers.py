@@ -15,7 +15,7 @@ from transformers.models.gptj import modeling_gptj
 
 from babyllama.models import attention, runtime
 from babyllama.models.compiled_layers import gelu_by_sigmoid, install_vector_forms, prepare_layers, rotate_pairs
-from babyllama.models.hashed_dropout import draw_seeds, drop, hashed_dropout, kept
+from babyllama.models.hashed_dropout import draw_seeds, dropout_with_seeds, hashed_dropout, keep_mask
 
 OURS = [attention.PLAIN, attention.RECOMPUTE]
 LIBRARY_ROTATION = modeling_gptj.apply_rotary_pos_emb
@@ -119,7 +119,7 @@ def test_masks_are_fair_and_independent_of_each_other(p: float) -> None:
     torch.manual_seed(0)
     seeds = [draw_seeds(torch.device("cpu")) for _ in range(4)]
     seeds += [seeds[0] + torch.tensor([shift, 0], dtype=torch.int32) for shift in (1, side)]  # the same, moved
-    noise = [(kept(side, side, p, each).double() - (1 - p)).flatten() for each in seeds]
+    noise = [(keep_mask(side, side, p, each).double() - (1 - p)).flatten() for each in seeds]
     deviation = (side * side * p * (1 - p)) ** 0.5  # of a sum of independent entries
     bound = 4.5  # 100 comparisons: the largest of so many normal numbers is above 4.5 once in 1,500 trials
     for number, mask in enumerate(noise):
@@ -144,7 +144,7 @@ def test_dropout_keeps_the_mean_and_its_gradient_is_the_mask() -> None:
     assert torch.equal(hashed_dropout(values, 0.25), out)
     assert not torch.equal(hashed_dropout(values, 0.25), out)
     torch.manual_seed(5)
-    assert torch.equal(drop(values, 0.25, draw_seeds(values.device)), out)
+    assert torch.equal(dropout_with_seeds(values, 0.25, draw_seeds(values.device)), out)
 
 
 def test_nothing_is_dropped_outside_training() -> None:

@@ -27,9 +27,9 @@ from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
 from babyllama.research.sweep_plan import (
     Axis,
-    Plan,
     Run,
     SweepOptions,
+    SweepPlan,
     check_extension,
     plan_sweep,
     recipe_name,
@@ -46,11 +46,11 @@ def build(overrides: Mapping[str, Any]) -> Config:
     return load_config(None, (), BASE | dict(overrides))
 
 
-def plan(*grids: str, **more: Any) -> Plan:
+def plan(*grids: str, **more: Any) -> SweepPlan:
     return plan_sweep(SweepOptions(grids=grids, **more), build)
 
 
-def names(found: Plan) -> list[str]:
+def names(found: SweepPlan) -> list[str]:
     return [run.name for run in found.runs]
 
 
@@ -185,7 +185,7 @@ def test_values_that_a_folder_name_cannot_hold_stay_apart() -> None:
     assert len({recipe.name for recipe in found.recipes}) == 2
 
 
-def saved(found: Plan) -> dict[str, Any]:
+def saved(found: SweepPlan) -> dict[str, Any]:
     runs = [{"name": run.name} for run in found.runs]
     return {"base": dict(found.base), "keys": list(found.keys), "runs": runs, "failed": {}}
 

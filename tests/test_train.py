@@ -20,7 +20,7 @@ from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.pages.run_page import read_log
 from babyllama.training import out_of_memory
-from babyllama.training.arguments import plan_run
+from babyllama.training.arguments import count_steps
 from babyllama.training.out_of_memory import OutOfMemory
 from babyllama.training.record import final_train_loss
 from train import create_model, train
@@ -243,11 +243,11 @@ def test_the_seed_makes_the_model(tiny_tokenizer: Any) -> None:
 
 def test_epochs_become_steps() -> None:
     config = Config(model={"type": "Llama"}, training={"batch_size": 8, "num_epochs": 2.5})
-    plan = plan_run(config, chunks=80)
+    plan = count_steps(config, chunks=80)
     assert (plan.total_steps, plan.steps_per_epoch, plan.micro_batch) == (25, 10, 8)
     assert plan.save_steps % plan.logging_steps == 0
     with pytest.raises(ConfigError, match="it divides by"):
-        plan_run(config, chunks=80, world_size=3)
+        count_steps(config, chunks=80, world_size=3)
 
 
 def test_the_final_training_loss_weighs_entries_by_their_steps() -> None:

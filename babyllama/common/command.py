@@ -56,7 +56,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         return 0
     except Exception as error:
         code = _tell(error, debug)
-    if distributed.joined():
+    if distributed.is_initialized():
         sys.stdout.flush()
         os._exit(code)  # the others may be gone: taking down what connects them could wait for ever
     return code
@@ -64,7 +64,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
 
 def _tell(error: Exception, debug: bool) -> int:
     """Print what there is to say of an error, and give its exit code."""
-    silent = isinstance(error, distributed.Elsewhere) or not (is_main_process() or distributed.joined())
+    silent = isinstance(error, distributed.FailedElsewhere) or not (is_main_process() or distributed.is_initialized())
     if silent:
         return getattr(error, "exit_code", 1)
     if not isinstance(error, BabyLlamaError):

@@ -36,7 +36,7 @@ class LostProcess(BabyLlamaError):
     """Another process of this training is gone: nothing can be computed or saved any more."""
 
 
-class Elsewhere(BabyLlamaError):
+class FailedElsewhere(BabyLlamaError):
     """Another process of this training ended it and says why; this one ends with the same code and prints nothing."""
 
     def __init__(self, exit_code: int = 1) -> None:
@@ -59,7 +59,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def joined() -> bool:
+def is_initialized() -> bool:
     """Whether this process is connected with the others."""
     return _group is not None
 
@@ -81,7 +81,7 @@ def threads_per_process() -> int | None:
 
 
 @contextmanager
-def team(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """Connect the processes of the launch for one training; the way out is open only where nothing went wrong.
 
     Args:
@@ -141,7 +141,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def agree(*numbers: int) -> tuple[int, ...]:
+def all_reduce_max(*numbers: int) -> tuple[int, ...]:
     """The largest of each number over all processes; all wait here for each other."""
     if _group is None:
         return numbers
@@ -155,10 +155,10 @@ def agree(*numbers: int) -> tuple[int, ...]:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    agree(0)
+    all_reduce_max(0)
 
 
-def sums(*numbers: float) -> tuple[float, ...]:
+def all_reduce_sum(*numbers: float) -> tuple[float, ...]:
     """The sum of each number over all processes, in float64 and in the order of their ranks: equal everywhere."""
     if _group is None:
         return numbers
@@ -188,11 +188,11 @@ def broadcast(value: T) -> T:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """A part that each process does without the others: an error in one ends all, and only that one says it.
 
     Raises:
-        Elsewhere: In the processes that had no error, or not the first; with the first one's exit code.
+        FailedElsewhere: In the processes that had no error, or not the first; with the first one's exit code.
     """
     if _group is None:
         yield
@@ -208,23 +208,23 @@ def together() -> Iterator[None]:
         return
     if problem is not None and rank() == failed[0]:
         raise problem
-    raise Elsewhere(codes[failed[0]] or 1)
+    raise FailedElsewhere(codes[failed[0]] or 1)
 
 
-def from_main(function: Callable[[], T]) -> T:
+def on_rank_zero(function: Callable[[], T]) -> T:
     """What rank 0 finds or decides, everywhere; its error ends all."""
     found: Any = None
-    with together():
+    with raise_on_all_ranks():
         if rank() == 0:
             found = function()
     return broadcast(found)
 
 
-def main_first(function: Callable[[], T]) -> T:
+def rank_zero_first(function: Callable[[], T]) -> T:
     """Every process does it, the others once rank 0 is done (and left its result in a cache)."""
     found: Any = None
     for turn in (True, False):
-        with together():
+        with raise_on_all_ranks():
             if (rank() == 0) == turn:
                 found = function()
     return found
@@ -241,7 +241,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 @contextmanager
-def last_word(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
+def report_once(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
     """A part in which the processes wait for each other: whatever ends it, one process says one line.
 
     Args:
@@ -250,7 +250,7 @@ def last_word(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
 
     Raises:
         LostProcess: Another process is gone.
-        Elsewhere: Another process said already why.
+        FailedElsewhere: Another process said already why.
     """
     if _group is None:
         yield
@@ -261,8 +261,8 @@ def last_word(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
         said: Exception = error
         if not isinstance(error, BabyLlamaError) and is_lost(error):
             said = lost_process(resume())
-        if not claim(folder):
-            raise Elsewhere(getattr(said, "exit_code", 1)) from error
+        if not claim_report(folder):
+            raise FailedElsewhere(getattr(said, "exit_code", 1)) from error
         raise said from error
 
 
@@ -277,7 +277,7 @@ def lost_process(advice: str) -> LostProcess:
     )
 
 
-def claim(folder: Path) -> bool:
+def claim_report(folder: Path) -> bool:
     """Whether this process is the first to speak: only one can make the file."""
     try:
         os.close(os.open(folder / LAST_WORD, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -288,6 +288,6 @@ def claim(folder: Path) -> bool:
     return True
 
 
-def forget_last_word(folder: Path) -> None:
+def clear_report_mark(folder: Path) -> None:
     """Remove the mark of an earlier launch."""
     (folder / LAST_WORD).unlink(missing_ok=True)

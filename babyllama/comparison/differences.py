@@ -1,6 +1,6 @@
 """From per-item scores of several runs to the list of differences that hold.
 
-A *contestant* is a recipe with its seeds, or a single run. Every two contestants are compared in every metric that both
+A *contestant* is a recipe with its seeds, or a single run. Every two group_runs are compared in every metric that both
 have items for: single runs item by item (`statistics`), recipes with seeds over seeds (`seed_statistics`). Holm's
 correction runs over all of these comparisons together, and a difference *holds* where the corrected p-value is below
 0.05 and the interval does not contain 0.
@@ -51,7 +51,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Group:
     """A recipe with its seeds, or one run."""
 
     name: str
@@ -88,10 +88,10 @@ def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
     ]
 
 
-def contestants(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[Contestant]:
+def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[Group]:
     """Put runs into recipes: by `groups`, then by names that differ only in `-seed<N>`; others stand alone.
 
-    >>> [c.name for c in contestants(["a-seed1", "a-seed2", "b", "c-seed1"])]
+    >>> [c.name for c in group_runs(["a-seed1", "a-seed2", "b", "c-seed1"])]
     ['a', 'b', 'c-seed1']
 
     Raises:
@@ -112,7 +112,7 @@ def contestants(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(owner.get(name, name), []).append(name)
-    return [Contestant(name, tuple(runs)) for name, runs in found.items()]
+    return [Group(name, tuple(runs)) for name, runs in found.items()]
 
 
 def score(items: Mapping[Any, Any], metric: str) -> float:
@@ -134,9 +134,9 @@ def _strata(keys: Sequence[Any], metric: str) -> list[np.ndarray]:
 
 
 def compare_all(
-    runs: Sequence[ScoredRun], teams: Sequence[Contestant], metrics: Sequence[Metric], seed: int = 0
+    runs: Sequence[ScoredRun], groups: Sequence[Group], metrics: Sequence[Metric], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Compare every two contestants in every metric, with Holm's correction over all of it.
+    """Compare every two group_runs in every metric, with Holm's correction over all of it.
 
     Returns:
         One dict a comparison: metric, a, b, the fields of `statistics.Comparison`, p_corrected, holds, better, note.
@@ -144,8 +144,8 @@ def compare_all(
     by_name = {run.name: run for run in runs}
     found = []
     for metric in metrics:
-        for a, b in combinations(teams, 2):
-            sides = [[by_name[name].items.get(metric.name, {}) for name in team.runs] for team in (a, b)]
+        for a, b in combinations(groups, 2):
+            sides = [[by_name[name].items.get(metric.name, {}) for name in group.runs] for group in (a, b)]
             if all(items for side in sides for items in side):
                 facts = {"metric": metric.name, "label": metric.label, "a": a.name, "b": b.name}
                 found.append(facts | _compare(sides[0], sides[1], metric, seed))
@@ -194,20 +194,20 @@ def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric
 
 
 def ranking(
-    teams: Sequence[Contestant], runs: Sequence[ScoredRun], metric: Metric, found: Sequence[Mapping[str, Any]]
+    groups: Sequence[Group], runs: Sequence[ScoredRun], metric: Metric, found: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Contestants from best to worst in a metric, each with those it is better than where the difference holds."""
     by_name = {run.name: run for run in runs}
     rows = []
-    for team in teams:
-        values = [score(items, metric.name) for name in team.runs if (items := by_name[name].items.get(metric.name))]
+    for group in groups:
+        values = [score(items, metric.name) for name in group.runs if (items := by_name[name].items.get(metric.name))]
         if values:
             beaten = [
-                entry["b"] if entry["a"] == team.name else entry["a"]
+                entry["b"] if entry["a"] == group.name else entry["a"]
                 for entry in found
-                if entry["metric"] == metric.name and entry["better"] == team.name
+                if entry["metric"] == metric.name and entry["better"] == group.name
             ]
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            facts = {"name": team.name, "value": float(np.mean(values)), "seeds": len(values), "sd": spread}
+            facts = {"name": group.name, "value": float(np.mean(values)), "seeds": len(values), "sd": spread}
             rows.append(facts | {"better_than": beaten})
     return sorted(rows, key=lambda row: row["value"], reverse=metric.higher_is_better)

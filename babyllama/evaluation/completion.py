@@ -18,7 +18,7 @@ import torch
 from babyllama.data.documents import Document
 from babyllama.evaluation.intervals import wilson
 from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
-from babyllama.evaluation.perplexity import encode_text, first_context
+from babyllama.evaluation.perplexity import bos_id, encode_text
 from babyllama.models.structure import backbone_and_head
 
 _SENTENCE = re.compile(r"(?<![^\s])[^.!?\n]+[.!?](?=\s|$)")
@@ -63,7 +63,7 @@ def completion_accuracy(
     Returns:
         Figures (accuracy, accuracy_ci, num_items) and one dict an item.
     """
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     rows: list[tuple[list[int], list[int]]] = []
     kept: list[tuple[str, str]] = []
     contexts = encode_text(tokenizer, [context for context, _ in items])

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from babyllama.evaluation.log_probs import pad_right
-from babyllama.evaluation.perplexity import encode_text, first_context
+from babyllama.evaluation.perplexity import bos_id, encode_text
 
 # Plain, child-directed English; the two prompts of a pair ask for the same word.
 PARAPHRASES: tuple[tuple[str, str], ...] = (
@@ -79,7 +79,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 def next_token_distributions(model: Any, tokenizer: Any, prompts: Sequence[str], *, window: int) -> Tensor:
     """(N, V) float64 next-token probabilities after each prompt (BOS in front, the end kept where it is too long)."""
     device = next(model.parameters()).device
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     rows = [[first, *tokens][-window:] for tokens in encode_text(tokenizer, list(prompts))]
     logits = model(input_ids=pad_right(rows, 0, device), use_cache=False).logits  # (N, T, V)
     last = torch.tensor([len(row) - 1 for row in rows], device=device)

@@ -16,7 +16,7 @@ import torch
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
-from babyllama.evaluation.perplexity import encode_text, first_context
+from babyllama.evaluation.perplexity import bos_id, encode_text
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
 TEMPERATURE, TOP_K = 0.8, 50
@@ -59,7 +59,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise DataError(f"max_new_tokens {max_new_tokens}: at least 1")
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     encoded = [[first, *tokens] for tokens in encode_text(tokenizer, list(prompts))]
     generator = torch.Generator().manual_seed(seed)
     samples: list[Sample] = []

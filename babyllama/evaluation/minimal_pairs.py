@@ -26,7 +26,7 @@ from babyllama.common.errors import DataError
 from babyllama.evaluation.intervals import wilson
 from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
-from babyllama.evaluation.perplexity import encode_text, first_context
+from babyllama.evaluation.perplexity import bos_id, encode_text
 
 CALIBRATION_PAIRS = 512
 NARROW_SIGMAS, NARROW_AT_LEAST = 8.0, 0.1  # standard deviations of the error; nats
@@ -141,7 +141,7 @@ def score_sentences(
     Raises:
         DataError: A sentence has more tokens than the model has positions.
     """
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     distinct = list(dict.fromkeys(sentences))
     encoded = encode_text(tokenizer, distinct)
     _check_lengths(distinct, encoded, max_length)
@@ -169,7 +169,7 @@ def pair_scores(
     Raises:
         DataError: A sentence has more tokens than the model has positions.
     """
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     flat = [text for pair in texts for text in pair]
     if not supports_pairs(model, first):
         scores = score_sentences(model, tokenizer, flat, max_length=max_length, **options)
@@ -200,7 +200,7 @@ def screened_scores(
         texts: (good, bad).
         **options: As for `pair_scores`.
     """
-    supports_pairs(model, first_context(tokenizer))  # tried in float32: the copy inherits the answer
+    supports_pairs(model, bos_id(tokenizer))  # tried in float32: the copy inherits the answer
     low = copy.deepcopy(model).to(torch.bfloat16)
     scores = np.array(pair_scores(low, tokenizer, texts, **options)).reshape(-1, 2)
     exact: dict[int, tuple[float, float]] = {}

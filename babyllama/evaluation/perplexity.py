@@ -83,7 +83,7 @@ def rolling_windows(
         done = end
 
 
-def first_context(tokenizer: Any) -> int:
+def bos_id(tokenizer: Any) -> int:
     """The id before a text's first token: BOS, else EOS.
 
     Raises:
@@ -133,7 +133,7 @@ def score_documents(
     encoded = encode_text(tokenizer, [document.text for document in documents])
     if not any(encoded):
         raise DataError("the evaluation text is empty: no document has a token that this tokenizer knows")
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     owners, inputs, targets = [], [], []
     for number, tokens in enumerate(encoded):
         for ids, wanted in rolling_windows(tokens, first, window, stride):

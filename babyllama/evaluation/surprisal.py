@@ -33,7 +33,7 @@ from torch import Tensor
 from babyllama.common.errors import ConfigError
 from babyllama.data.words import word_spans, writes_unspaced
 from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, IGNORE, batches_by_length, pad_right
-from babyllama.evaluation.perplexity import first_context, rolling_windows
+from babyllama.evaluation.perplexity import bos_id, rolling_windows
 from babyllama.models.structure import backbone_and_head
 
 BITS = 1 / math.log(2)
@@ -163,7 +163,7 @@ def score_texts(
         raise ConfigError("surprisal: this tokenizer does not tell which characters a token covers (no tokenizer.json)")
     befores = [_joined(context, text) for context, text in zip(contexts or [""] * len(texts), texts, strict=True)]
     encodings = _encode(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
-    first, boundary = first_context(tokenizer), boundary_tokens(tokenizer)
+    first, boundary = bos_id(tokenizer), boundary_tokens(tokenizer)
     # Windows over each text's tokens and one place more, for what may follow the last token.
     owners, inputs, targets = [], [], []
     for number, encoding in enumerate(encodings):

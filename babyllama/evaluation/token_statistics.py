@@ -15,7 +15,7 @@ import torch
 
 from babyllama.data.documents import Document
 from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
-from babyllama.evaluation.perplexity import encode_text, first_context, rolling_windows
+from babyllama.evaluation.perplexity import bos_id, encode_text, rolling_windows
 from babyllama.models.structure import backbone_and_head
 
 BINS = 15
@@ -39,7 +39,7 @@ def token_statistics(
         mean_entropy (nats), mean_top1_probability, top1_accuracy, expected_calibration_error, num_tokens, calibration
         (a list of {confidence, accuracy, count}).
     """
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     windows: list[tuple[list[int], list[int]]] = []
     seen = 0
     for tokens in encode_text(tokenizer, [document.text for document in documents]):

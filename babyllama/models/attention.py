@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from babyllama.models.hashed_dropout import computed_again, draw_seeds, drop
+from babyllama.models.hashed_dropout import draw_seeds, dropout_with_seeds, recompute_in_backward
 
 PLAIN, RECOMPUTE = "plain", "recompute"
 
@@ -55,7 +55,7 @@ def attend(
     masked = scores.reshape(batch, heads, length, span).float() * scaling + mask
     weights = torch.softmax(masked.reshape(-1, span), dim=1).to(value.dtype)
     if seeds is not None:
-        weights = drop(weights, dropout, seeds)
+        weights = dropout_with_seeds(weights, dropout, seeds)
     attended = torch.bmm(weights.reshape(-1, length, span), value.reshape(-1, span, width))
     return attended.reshape(batch, heads, length, width)
 
@@ -91,7 +91,7 @@ def attention(
     seeds = draw_seeds(query.device) if dropout else None
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     given = (query.to(value.dtype), key.to(value.dtype), value, attention_mask, factor, dropout, seeds)
-    attended = computed_again(attend, *given) if recompute else attend(*given)
+    attended = recompute_in_backward(attend, *given) if recompute else attend(*given)
     return attended.transpose(1, 2).contiguous(), None
 
 

@@ -47,7 +47,7 @@ def _block(
         Sum of the losses, d(hidden) (R, D), d(weight) (V, D), d(bias) (V,) or None.
     """
     logits = F.linear(hidden, weight, bias)
-    logits = logits.to(wide(logits.dtype))  # (R, V)
+    logits = logits.to(accumulation_dtype(logits.dtype))  # (R, V)
     valid = (labels != IGNORE).unsqueeze(1)  # (R, 1)
     target = labels.clamp(min=0).unsqueeze(1)
     top = logits.amax(dim=1, keepdim=True)
@@ -61,7 +61,7 @@ def _block(
     return losses.sum(), g @ weight, g.t() @ hidden, d_bias
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums are kept in: float32, or float64 where the computation is."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -89,7 +89,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype, fast: bool
     ) -> Tensor:
         block = FusedBlock.get(fast)
-        rows, sums = hidden.shape[0], wide(dtype)
+        rows, sums = hidden.shape[0], accumulation_dtype(dtype)
         low_hidden, low_weight = hidden.to(dtype), weight.to(dtype)
         low_bias = None if bias is None else bias.to(dtype)
         d_hidden = torch.empty(rows, hidden.shape[1], dtype=sums, device=hidden.device)
@@ -123,7 +123,7 @@ def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Sum of the losses without gradients, block by block."""
-    total = torch.zeros((), dtype=wide(hidden.dtype), device=hidden.device)
+    total = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
     for start in range(0, hidden.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         logits = F.linear(hidden[rows], weight, bias).to(total.dtype)

@@ -223,7 +223,7 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         ]
 
 
-def arrange(config: Config, data: Any, train_set: Any, total_steps: int, run_dir: Path) -> Any:
+def apply_curriculum(config: Config, data: Any, train_set: Any, total_steps: int, run_dir: Path) -> Any:
     """The training set in the order that the config asks for, its pacing written to the run folder.
 
     Args:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from babyllama.models.fused_loss import BLOCK_ROWS, IGNORE, scaled_gradients, wide
+from babyllama.models.fused_loss import BLOCK_ROWS, IGNORE, accumulation_dtype, scaled_gradients
 
 TINY = 1e-30  # a probability of 0 times its logarithm is 0
 _Rows = tuple[Tensor, Tensor, Tensor | None]
@@ -56,7 +56,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LossWeights:
     """How the losses are combined.
 
     Attributes:
@@ -79,7 +79,7 @@ class Recipe:
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(R, V) logits in float32, in float64 where the head is."""
     product = F.linear(hidden, weight, bias)
-    return product.to(wide(product.dtype))
+    return product.to(accumulation_dtype(product.dtype))
 
 
 def teachers_expect(logits: Sequence[Tensor], weights: Sequence[float], temperature: float, combine: str) -> Tensor:
@@ -171,10 +171,10 @@ class _Distill(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         teachers: Sequence[Head],
-        recipe: Recipe,
+        recipe: LossWeights,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sums = wide(hidden.dtype)
+        sums = accumulation_dtype(hidden.dtype)
         student = Head(hidden, weight, bias).to(dtype)
         teachers = [teacher.to(dtype) for teacher in teachers]
         d_hidden = torch.empty(hidden.shape, dtype=sums, device=hidden.device)
@@ -205,7 +205,7 @@ class _Distill(torch.autograd.Function):
 
 
 def distillation_loss(
-    student: Head, teachers: Sequence[Head], labels: Tensor, recipe: Recipe
+    student: Head, teachers: Sequence[Head], labels: Tensor, recipe: LossWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The combined loss of a batch and its two parts.
 

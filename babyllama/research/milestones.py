@@ -74,14 +74,14 @@ def targets_of(wanted: list[int] | str) -> list[int]:
     return sorted(parse_count(item) for item in read_yaml(path.read_text(encoding="utf-8"), str(path))["words"])
 
 
-def place(targets: list[int], words_per_step: np.ndarray) -> list[Milestone]:
+def schedule_milestones(targets: list[int], words_per_step: np.ndarray) -> list[Milestone]:
     """Milestones that a run reaches.
 
     Args:
         targets: Word counts.
         words_per_step: (S,) words that each step shows.
 
-    >>> [(m.name, m.step, m.words) for m in place([100, 150, 500], np.array([60, 40, 70]))]
+    >>> [(m.name, m.step, m.words) for m in schedule_milestones([100, 150, 500], np.array([60, 40, 70]))]
     [('chck_100', 2, 100), ('chck_150', 3, 170)]
     """
     seen = np.cumsum(words_per_step)
@@ -191,7 +191,7 @@ def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total
     counter = WordCounter(getattr(train_set, "dataset", train_set), data.train, data.tokenizer)
     size, seed = config.training.batch_size, config.training.seed
     words = words_per_step(train_set, counter, size, total_steps, seed)
-    milestones = place(targets, words)
+    milestones = schedule_milestones(targets, words)
     for milestone in milestones:
         say(f"milestone {milestone.name}: after step {milestone.step:,} ({milestone.words:,} words)")
     if len(milestones) < len(targets):

@@ -11,7 +11,7 @@ from typing import Any
 from babyllama.common.errors import ConfigError
 from babyllama.comparison.options import BenchmarkConfig
 from babyllama.config.flags import FLAGS, SWITCHES, flags_of, read_config
-from babyllama.research.sweep_plan import Plan, SweepOptions, value_text
+from babyllama.research.sweep_plan import SweepOptions, SweepPlan, value_text
 
 BENCHMARKS = (
     "perplexity,minimal_pairs,completion"  # of the page at the end; speed and samples are a recipe's last worry
@@ -53,7 +53,7 @@ def sweep_options(args: argparse.Namespace) -> SweepOptions:
     return SweepOptions(args.grid, args.range, args.random, args.random_seed, args.seeds, taken)
 
 
-def sweep_folder(args: argparse.Namespace, plan: Plan) -> Path:
+def sweep_folder(args: argparse.Namespace, plan: SweepPlan) -> Path:
     """The folder of the sweep, when all that its recipes name is there.
 
     Raises:

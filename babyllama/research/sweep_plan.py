@@ -88,7 +88,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Trial:
     """Values of the swept keys and the name they make."""
 
     name: str
@@ -127,7 +127,7 @@ class SweepOptions:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A checked sweep.
 
     Attributes:
@@ -142,7 +142,7 @@ class Plan:
     name: str
     base: dict[str, Any]
     keys: tuple[str, ...]
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[Trial, ...]
     seeds: int
     notes: tuple[str, ...] = ()
 
@@ -156,7 +156,7 @@ class Plan:
         ]
 
 
-def plan_sweep(options: SweepOptions, build: Callable[[Mapping[str, Any]], Config]) -> Plan:
+def plan_sweep(options: SweepOptions, build: Callable[[Mapping[str, Any]], Config]) -> SweepPlan:
     """Check everything and lay out the runs.
 
     Args:
@@ -176,11 +176,11 @@ def plan_sweep(options: SweepOptions, build: Callable[[Mapping[str, Any]], Confi
     base = _base(recipes, build)
     keys = tuple(axis.key for axis in axes)
     name = run_name(base)
-    named = tuple(Recipe(recipe_name(name, overrides, keys), overrides) for overrides in recipes)
+    named = tuple(Trial(recipe_name(name, overrides, keys), overrides) for overrides in recipes)
     notes = []
     if options.draws and len(named) < options.draws:
         notes.append(f"--random {options.draws}: there are only {len(named)} different recipes")
-    return Plan(f"{name}-sweep", base_facts(base, keys), keys, named, options.seeds, tuple(notes))
+    return SweepPlan(f"{name}-sweep", base_facts(base, keys), keys, named, options.seeds, tuple(notes))
 
 
 # The flags
@@ -387,7 +387,7 @@ def _slug(value: Any) -> str:
 # The same folder again
 
 
-def check_extension(folder: str, old: Mapping[str, Any], plan: Plan) -> int:
+def check_extension(folder: str, old: Mapping[str, Any], plan: SweepPlan) -> int:
     """See that what a folder holds is a part of the plan.
 
     Args:
@@ -411,7 +411,7 @@ def check_extension(folder: str, old: Mapping[str, Any], plan: Plan) -> int:
     return len(plan.runs) - len(old["runs"])
 
 
-def _differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
+def _differences(old: Mapping[str, Any], plan: SweepPlan) -> list[str]:
     base = old["base"]
     found = [
         f"{key}: {value_text(base.get(key))} -> {value_text(plan.base.get(key))}"

@@ -33,7 +33,7 @@ from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.pages.tables import TableData
-from babyllama.research.sweep_plan import Plan, Run, check_extension, value_text
+from babyllama.research.sweep_plan import Run, SweepPlan, check_extension, value_text
 from babyllama.training import checkpoints
 from babyllama.training.run_folder import remove_run
 from babyllama.training.stop_signals import StopSignals
@@ -57,7 +57,9 @@ class Sweep:
         keep_checkpoints: Leave the checkpoints of finished runs (several times a model's size each).
     """
 
-    def __init__(self, plan: Plan, folder: Path, command: Sequence[str], *, keep_checkpoints: bool = False) -> None:
+    def __init__(
+        self, plan: SweepPlan, folder: Path, command: Sequence[str], *, keep_checkpoints: bool = False
+    ) -> None:
         self.plan = plan
         self.folder = folder
         self.command = list(command)
@@ -325,7 +327,7 @@ def results_table(results: Mapping[str, Any], seeds: int) -> TableData:
     return TableData(f"{results['name']}: held-out text", head, tuple(rows))
 
 
-def told_apart(compared: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+def significance(compared: Mapping[str, Any], best: Mapping[str, Any]) -> str:
     """From how many others the best recipe differs by the comparison's tests, as a part of a sentence."""
     for metric in compared["metrics"]:
         if metric["name"] == "bits_per_byte" and len(metric["ranking"]) > 1:

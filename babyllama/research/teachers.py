@@ -23,7 +23,7 @@ from babyllama.models.fused_loss import IGNORE, install_loss
 from babyllama.models.loading import load_model, load_tokenizer_of
 from babyllama.models.runtime import Runtime
 from babyllama.models.structure import backbone_and_head, is_backbone_and_head
-from babyllama.research.distillation import Head, Recipe, distillation_loss
+from babyllama.research.distillation import Head, LossWeights, distillation_loss
 
 
 def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:
@@ -69,7 +69,7 @@ def teacher_contents(config: Config) -> dict[str, str]:
     return {f"teacher {number}": checkpoint_content(Path(path).expanduser()) for number, path in enumerate(paths, 1)}
 
 
-def teach(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) -> DistillationSums:
+def add_distillation(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) -> DistillationSums:
     """Load the teachers, compute them as the student is computed, and put their loss into its forward.
 
     Args:
@@ -151,7 +151,7 @@ def install_distillation(
         owner: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, targets: Tensor, count: Tensor | int
     ) -> Tensor:
         kl_count = count if options.reduction == "token" else config.training.batch_size
-        recipe = Recipe(
+        recipe = LossWeights(
             temperature=options.temperature,
             weights=shares,
             combine=options.combine,

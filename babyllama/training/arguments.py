@@ -19,7 +19,7 @@ MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluat
 
 
 @dataclass
-class Plan:
+class StepCounts:
     """Lengths of a run in optimizer steps, and the lines to print where the recipe had to be adapted."""
 
     total_steps: int
@@ -31,7 +31,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
+def count_steps(config: Config, chunks: int, world_size: int = 1) -> StepCounts:
     """Turn epochs into steps and automatic intervals into counts.
 
     Args:
@@ -60,14 +60,14 @@ def plan_run(config: Config, chunks: int, world_size: int = 1) -> Plan:
         notes.append(
             f"save_steps {training.save_steps} -> {save}: a multiple of logging_steps, so that a resume logs alike"
         )
-    return Plan(total, per_epoch, logging, evaluate, save, training.batch_size // parts, notes)
+    return StepCounts(total, per_epoch, logging, evaluate, save, training.batch_size // parts, notes)
 
 
 def _multiple_of(value: int, base: int) -> int:
     return max(1, math.ceil(value / base)) * base
 
 
-def training_arguments(config: Config, plan: Plan, runtime: Runtime, run_dir: Path) -> Any:
+def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_dir: Path) -> Any:
     """HF TrainingArguments for this run. Rotation, best model and NaN filter are off: those are ours."""
     from transformers import TrainingArguments
 

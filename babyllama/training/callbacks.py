@@ -119,15 +119,15 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Agree, where there is somebody to agree with."""
-        if not distributed.joined():
+        if not distributed.is_initialized():
             return
-        broken, self.signals.agreed = distributed.agree(int(self.trainer.not_finite), self.signals.received)
+        broken, self.signals.agreed = distributed.all_reduce_max(int(self.trainer.not_finite), self.signals.received)
         if broken:
             self.trainer.stop_not_finite(float("nan"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop."""
-        if not distributed.joined():
+        if not distributed.is_initialized():
             self.signals.agreed = self.signals.received
         if self.signals.agreed and state.global_step < state.max_steps:
             control.should_save = True

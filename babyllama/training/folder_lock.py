@@ -30,7 +30,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         DiskError: The folder cannot be written.
     """
     existed = run_dir.exists()
-    with distributed.together():
+    with distributed.raise_on_all_ranks():
         lock = _take(run_dir) if is_main_process() else None
     try:
         yield
@@ -51,7 +51,7 @@ def _take(run_dir: Path) -> Any:
         lock = FileLock(str(run_dir / LOCK), timeout=0)
         lock.acquire()
         (run_dir / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
-        distributed.forget_last_word(run_dir)
+        distributed.clear_report_mark(run_dir)
     except Timeout:
         raise ConfigError(
             f"{run_dir}: another training is running in this folder ({_owner(run_dir)}). "

@@ -6,10 +6,20 @@ GPU that is done by itself with a notice; on a CPU, where memory is usually take
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from babyllama.common.console import say
 from babyllama.common.distributed import world_size
 from babyllama.common.errors import BabyLlamaError
 from babyllama.config.schema import TrainingConfig
 from babyllama.models.runtime import Runtime
+
+if TYPE_CHECKING:
+    from babyllama.training.start import Start
+
+T = TypeVar("T")
 
 
 class OutOfMemory(BabyLlamaError):
@@ -59,3 +69,37 @@ def advice(training: TrainingConfig, world_size: int = 1) -> str:
 def halves_by_itself(runtime: Runtime) -> bool:
     """On a GPU of one process; several processes would have to agree."""
     return runtime.device.startswith("cuda") and world_size() == 1
+
+
+def train_within_memory(training: TrainingConfig, run_dir: Path, start: Start, attempt: Callable[[Start], T]) -> T:
+    """Train; where a micro-batch does not fit into a GPU's memory, halve it, double the accumulation and go on.
+
+    Args:
+        training: Its gradient_accumulation_steps is raised in place; the batch stays what it is.
+        run_dir: The run folder; a further attempt goes on from its newest complete checkpoint.
+        start: Where the first attempt starts; `attempt` notes its runtime there.
+        attempt: Builds model and Trainer and trains to the end.
+
+    Returns:
+        What the attempt that fitted returned.
+
+    Raises:
+        OutOfMemory: On a CPU, or where one sequence does not fit; says what to set.
+    """
+    from babyllama.training.checkpoints import newest_complete
+
+    while True:
+        try:
+            return attempt(start)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            device = start.runtime.device if start.runtime else training.device
+            hint = advice(training, world_size())
+            parts = smaller_parts(training, world_size())
+            if parts is None or start.runtime is None or not halves_by_itself(start.runtime):
+                raise OutOfMemory(f"out of memory on {device}: {hint}") from error
+        say(f"out of memory on {device}: going on with {hint}")
+        training.gradient_accumulation_steps = parts
+        start.checkpoint = newest_complete(run_dir)
+        free_gpu_memory()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.fingerprint import LENGTH, differences
@@ -15,7 +14,7 @@ from babyllama.config.run_layout import MILESTONE, MODEL_CONFIG, RUN_FILES, RUN_
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, remove_checkpoint, step_of
 
 if TYPE_CHECKING:
-    from babyllama.models.runtime import Runtime
+    pass
 
 
 @dataclass
@@ -114,22 +113,3 @@ def remove_run(run_dir: Path) -> None:
     _clear(run_dir, inspect_run(run_dir))
     if run_dir.is_dir() and not any(run_dir.iterdir()):
         run_dir.rmdir()
-
-
-def find_start(
-    run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any]
-) -> tuple[Path | None, Runtime | None]:
-    """The checkpoint to go on from and how it was computed; (None, None) at step 0."""
-    from babyllama.config.fingerprint import check_resume
-    from babyllama.models.runtime import Runtime
-    from babyllama.training import checkpoints
-
-    checkpoints.clean_leftovers(run_dir)
-    checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
-    if checkpoint is None:
-        return None, None
-    extra = checkpoints.manifest_extra(checkpoint)
-    for notice in check_resume(extra["fingerprint"], fingerprint):
-        say(notice)
-    say(f"resuming from {checkpoint.name}")
-    return checkpoint, Runtime(**extra["runtime"])

@@ -83,7 +83,7 @@ class BabyTrainer(Trainer):
     ) -> None:
         self.total_steps = total_steps
         self.distillation = distillation
-        self.recipe = config.training
+        self.training_config = config.training
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
         self.curve_chunks = min(curve_chunks, len(self.valid))
@@ -106,7 +106,7 @@ class BabyTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon as the recipe says."""
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
+            self.optimizer = build_optimizer(self.model if model is None else model, self.training_config)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -121,7 +121,7 @@ class BabyTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self.not_finite = True
-            if not distributed.joined():
+            if not distributed.is_initialized():
                 self.stop_not_finite(loss.item())
         return loss
 
@@ -189,7 +189,7 @@ class BabyTrainer(Trainer):
     def restore_best_if_asked(self, run_dir: Path) -> None:
         """With `keep: best`, load the weights of the best point of the held-out curve."""
         folder = run_dir / f"checkpoint-{self.best.best_step}"
-        if self.recipe.keep == "best" and self.best.best_step != self.state.global_step and folder.is_dir():
+        if self.training_config.keep == "best" and self.best.best_step != self.state.global_step and folder.is_dir():
             self._take_weights(folder)
             say(f"kept the weights of step {self.best.best_step:,}, the best on the held-out curve")
 
@@ -216,9 +216,9 @@ def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSig
     if checkpoint is not None and trainer.take_finished(checkpoint):
         return
     run_dir = Path(trainer.args.output_dir)
-    if distributed.joined():
+    if distributed.is_initialized():
         signals.watch(lambda number: _end_in_silence(run_dir, number))
-    with distributed.last_word(run_dir, lambda: how_to_go_on(run_dir)):
+    with distributed.report_once(run_dir, lambda: how_to_go_on(run_dir)):
         _train(trainer, checkpoint)
         if signals.agreed and trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(
@@ -252,7 +252,7 @@ def how_to_go_on(run_dir: Path) -> str:
 def _end_in_silence(run_dir: Path, number: int) -> None:
     """The others did not answer after a SIGTERM: they are dead, and a checkpoint could not be whole."""
     lost = distributed.lost_process(how_to_go_on(run_dir))
-    if distributed.claim(run_dir):
+    if distributed.claim_report(run_dir):
         print(f"error: {lost}", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
@@ -271,7 +271,7 @@ def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
     """
     model, size = trainer.model, trainer.args.per_device_train_batch_size
     starts = range(0, chunks, size)
-    processes = distributed.world_size() if distributed.joined() else 1
+    processes = distributed.world_size() if distributed.is_initialized() else 1
     total, count = 0.0, 0
     was_training = model.training
     model.eval()
@@ -287,5 +287,5 @@ def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
                 total += float(loss)
                 count += int((shift_labels(batch["labels"]) != IGNORE).sum())
     model.train(was_training)
-    total, tokens = distributed.sums(total, count)
+    total, tokens = distributed.all_reduce_sum(total, count)
     return total / max(tokens, 1)

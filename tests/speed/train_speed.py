@@ -144,12 +144,12 @@ def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) 
     """What `train.train` builds."""
     from babyllama.data.packing import packed_datasets
     from babyllama.models import runtime as rt
-    from babyllama.training.arguments import plan_run
+    from babyllama.training.arguments import count_steps
     from train import build_trainer
 
     chunks = len(packed_datasets(config, data)[0])
     size = sum(parameter.numel() for parameter in model.parameters())
-    runtime = rt.decide(config, total_steps=plan_run(config, chunks).total_steps, num_parameters=size)
+    runtime = rt.decide(config, total_steps=count_steps(config, chunks).total_steps, num_parameters=size)
     rt.apply(runtime)
     print(runtime.line(), file=sys.stderr)
     return build_trainer(config, model, data, runtime, folder)

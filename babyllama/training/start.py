@@ -1,0 +1,123 @@
+"""Where a training starts: from which checkpoint, computed how, in which folder.
+
+A resume must give the weights that the unbroken run would have given, so the way of computing (`Runtime`) is taken from
+the checkpoint where this machine can compute like that. The run folder gets its configuration, fingerprint and
+tokenizer before the first step, so that whatever ends the run, the folder says what it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from babyllama.common import distributed
+from babyllama.common.console import is_main_process, say
+from babyllama.common.files import write_json
+from babyllama.config.loading import save_config
+from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
+
+if TYPE_CHECKING:
+    from babyllama.config.schema import Config
+    from babyllama.data.prepared import PreparedData
+    from babyllama.models.runtime import Runtime
+    from babyllama.training.trainer import BabyTrainer
+
+
+@dataclass
+class Start:
+    """Where a training starts.
+
+    Attributes:
+        checkpoint: The checkpoint to go on from; None at step 0.
+        runtime: How that checkpoint's run computed, later how this one does; None before it is decided.
+    """
+
+    checkpoint: Path | None = None
+    runtime: Runtime | None = None
+
+
+def find_start(run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any]) -> Start:
+    """Find the checkpoint to go on from and how it was computed.
+
+    Args:
+        run_dir: The run folder, whose lock is held.
+        resume: True for the newest complete checkpoint, a path for that one; None or False for step 0.
+        fingerprint: What makes this run this run; a checkpoint of another run is refused.
+
+    Raises:
+        CheckpointError: The named checkpoint, or every one, is damaged.
+        ConfigError: It belongs to another training; names what differs.
+    """
+    from babyllama.config.fingerprint import check_resume
+    from babyllama.models.runtime import Runtime
+    from babyllama.training import checkpoints
+
+    checkpoints.clean_leftovers(run_dir)
+    checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
+    if checkpoint is None:
+        return Start()
+    extra = checkpoints.manifest_extra(checkpoint)
+    for notice in check_resume(extra["fingerprint"], fingerprint):
+        say(notice)
+    say(f"resuming from {checkpoint.name}")
+    return Start(checkpoint, Runtime(**extra["runtime"]))
+
+
+def choose_runtime(config: Config, data: PreparedData, size: int, earlier: Runtime | None) -> Runtime:
+    """Choose how to compute: as the checkpoint did where this machine can, else anew for the whole run.
+
+    Args:
+        config: Run configuration.
+        data: The prepared text; its length decides whether compiling pays.
+        size: Parameters of the model.
+        earlier: The checkpoint's runtime; None at step 0.
+    """
+    from babyllama.data.packing import packed_datasets
+    from babyllama.models import runtime as rt
+    from babyllama.training.arguments import count_steps
+
+    train_set, _ = packed_datasets(config, data)
+    counts = count_steps(config, len(train_set), distributed.world_size())
+    decided = rt.decide(config, total_steps=counts.total_steps, num_parameters=size)
+    if earlier is None or earlier == decided:
+        return decided
+    if earlier.processes != decided.processes:
+        change = f"{earlier.processes} -> {decided.processes}"
+        say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
+        earlier = replace(earlier, processes=decided.processes, threads=decided.threads)
+    if rt.possible(earlier):
+        return earlier
+    say(f"this machine cannot compute as the checkpoint did ({earlier.line()}): the resume is not bit-exact")
+    return decided
+
+
+def check_disk(config: Config, size: int, run_dir: Path) -> None:
+    """Check on rank 0, before anything is computed, that the run folder takes the checkpoints of `size` parameters.
+
+    Raises:
+        DiskError: The folder cannot be written, or there is too little room.
+    """
+    from babyllama.common import disk_space
+
+    if is_main_process():
+        needed = (config.training.save_total_limit + 1) * disk_space.checkpoint_bytes(size)
+        disk_space.check_writable(run_dir)
+        disk_space.check_space(run_dir, needed, "checkpoints")
+
+
+def open_run_folder(
+    trainer: BabyTrainer, config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any]
+) -> None:
+    """Write what the run is into its folder, and let the trainer guard its checkpoints and log to W&B."""
+    from babyllama.training.callbacks import CheckpointGuard
+    from babyllama.training.wandb_log import WandbLog
+
+    extra = {"fingerprint": fingerprint, "runtime": trainer.runtime.to_dict()}
+    trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
+    if config.logging.wandb or "wandb" in config.logging.report_to:
+        trainer.add_callback(WandbLog(config, run_dir))
+    if is_main_process():
+        write_json(run_dir / RUN_FINGERPRINT, fingerprint)
+        save_config(config, run_dir / TRAINING_CONFIG)
+        data.tokenizer.save_pretrained(run_dir)
