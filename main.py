@@ -206,6 +206,24 @@ def _corpus(argv: Sequence[str]) -> int:
     return command.run(parser.parse_args(argv))
 
 
+def _export(argv: Sequence[str]) -> int:
+    """Write a GGUF file of a Llama or GPT-2 for llama.cpp and Ollama, compared with the model before it is kept."""
+    from babyllama.sharing import export_command
+
+    parser = argparse.ArgumentParser(prog="main.py export", description=_export.__doc__)
+    export_command.add_arguments(parser)
+    return export_command.run(parser.parse_args(argv))
+
+
+def _publish(argv: Sequence[str]) -> int:
+    """Put a finished run on the Hugging Face hub, its milestones as branches; the same command goes on."""
+    from babyllama.sharing import publish_command
+
+    parser = argparse.ArgumentParser(prog="main.py publish", description=_publish.__doc__)
+    publish_command.add_arguments(parser)
+    return publish_command.run(parser.parse_args(argv))
+
+
 def _presets(argv: Sequence[str]) -> int:
     """List the presets: parameters, memory to train, tokens per step."""
     argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
@@ -346,6 +364,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "generate": (_generate, "prompt in, text out"),
     "corpus": (_corpus, "what a corpus holds: duplicates, leaks, languages, encoding"),
     "surprisal": (_surprisal, "surprisal of words, regions and texts of a table"),
+    "export": (_export, "a GGUF file for llama.cpp and Ollama"),
+    "publish": (_publish, "a run on the Hugging Face hub, milestones as branches"),
     "presets": (_presets, "table of the presets"),
     "schema": (_schema, "JSON Schema of the configuration"),
     "test": (_test, "lint and tests (run_tests.py)"),
