@@ -276,13 +276,22 @@ class BenchmarkSuite:
             run.evaluator.documents = documents
             return run.evaluator.evaluate_completion(count)
 
-        return self.for_each("completion", measure, self._text_options(count))
+        found = self.for_each("completion", measure, self._text_options(count))
+        reasons = dict.fromkeys(figures["reason"] for figures in found.values() if figures and "reason" in figures)
+        self.notes += [f"completion is not given: {reason}" for reason in reasons]
+        return found
 
     def run_consistency_benchmark(self) -> dict[str, Any]:
         """Agreement of next-word distributions between paraphrased prompts (babyllama/evaluation/consistency.py)."""
+        from babyllama.data.languages.identify import UNDETERMINED, main_language
         from babyllama.evaluation.consistency import PARAPHRASES, consistency
 
         pairs = self.config.paraphrases or list(PARAPHRASES)
+        language = main_language([document.text for document in self.documents or []])
+        if not self.config.paraphrases and language not in {"en", UNDETERMINED}:
+            told = f"our prompts are English, the text's language is {language}; set `paraphrases` in --config"
+            self.notes.append(f"consistency was not measured: {told}")
+            return {}
 
         def measure(run: BenchmarkRun) -> dict[str, Any]:
             return consistency(run.model, run.tokenizer, window=run.evaluator.window, pairs=pairs)[0]

@@ -52,6 +52,7 @@ from babyllama.data.splits import at_most_words, bounded_share, hold_out
 from babyllama.data.text_shards import TRAIN
 from babyllama.data.token_build import build_splits
 from babyllama.data.token_store import TokenSplit, open_split, write_split
+from babyllama.data.words import count_words
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -410,5 +411,5 @@ def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, 
         with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
             for document in processor._cleaned(processor._read_file(file)):
                 handle.write(document.text + "\n<|endoftext|>\n")
-                count, words = count + 1, words + len(document.text.split())
+                count, words = count + 1, words + count_words(document.text)
         yield f"{target}: {count:,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"

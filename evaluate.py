@@ -277,11 +277,13 @@ class ModelEvaluator:
 
     def evaluate_completion(self, count: int = 500) -> dict[str, Any]:
         """Exact last words of held-out sentences (babyllama/evaluation/completion.py)."""
-        from babyllama.evaluation.completion import completion_accuracy, completion_items
+        from babyllama.evaluation.completion import completion_accuracy, completion_items, too_few
 
         items = completion_items(self.documents, count, self.seed)
-        figures, details = completion_accuracy(self.model, self.tokenizer, items, window=self.window)
-        self.items += [{"task": "completion", **detail} for detail in details]
+        figures, details = completion_accuracy(self.model, self.tokenizer, items, window=self.window, limit=count)
+        figures = too_few(figures)
+        if figures["accuracy"] is not None:
+            self.items += [{"task": "completion", **detail} for detail in details]
         return figures
 
     def measure_speed(self) -> dict[str, Any]:

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from babyllama.data.documents import Document
-from babyllama.data.tokenizer import encode_documents
+from babyllama.data.tokenizer import encode_documents, token_bytes
 from babyllama.data.words import count_words
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
 
 BATCH_CHARACTERS = 1_000_000
-BLANK = "\u2581"  # SentencePiece's sign for a blank
 
 
 @dataclass
@@ -91,29 +90,6 @@ class Boundaries:
         f1 = 2 * (precision or 0) * (recall or 0) / total if total else None
         whole = self.whole / self.words if self.words else None
         return {"words": self.words, "one_token": whole, "precision": precision, "recall": recall, "f1": f1}
-
-
-def token_bytes(tokenizer: Any) -> list[bytes]:
-    """The bytes that each token stands for; none for special tokens.
-
-    A byte-level token tells them letter by letter, SentencePiece's byte tokens as `<0xE0>`, others are their text.
-    """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    special = set(tokenizer.all_special_ids)
-    byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
-    found = []
-    for number, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
-        if number in special or token is None:
-            found.append(b"")
-        elif byte_level and all(letter in byte_of for letter in token):
-            found.append(bytes(byte_of[letter] for letter in token))
-        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            found.append(bytes([int(token[3:5], 16)]))
-        else:
-            found.append(token.replace(BLANK, " ").encode("utf-8", "replace"))
-    return found
 
 
 def count_text(tokenizer: Any, documents: Iterable[Document]) -> dict[str, Counts]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from babyllama.common.errors import DataError
 from babyllama.data.cleaners import domain_of
 from babyllama.data.documents import Document, document_rule, split_lines
+from babyllama.data.words import count_words
 
 TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
 RECORDS = (".jsonl", ".parquet")
@@ -277,7 +278,7 @@ def hub_documents(path: str, split: str, max_words: int | None) -> Iterator[Docu
             text = _text_of(row, f"{path}: row {number}")
             if text.strip():
                 yield Document(text, domain_of(name), path)
-            words += len(text.split())
+            words += count_words(text)
             if max_words is not None and words >= max_words:
                 return
     except DataError:

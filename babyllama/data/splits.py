@@ -9,6 +9,7 @@ import numpy as np
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
+from babyllama.data.words import count_words
 
 HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
 HELD_OUT_BYTES = 20_000_000  # reached at 400 MB: more would be kept in memory and scored, and tell no more
@@ -91,6 +92,6 @@ def at_most_words(documents: Iterable[Document], max_words: int | None) -> Itera
     words = 0
     for document in documents:
         yield document
-        words += len(document.text.split())
+        words += count_words(document.text)
         if max_words is not None and words >= max_words:
             return

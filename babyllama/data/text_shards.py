@@ -27,6 +27,7 @@ from babyllama.common.cache_folders import checksum
 from babyllama.common.files import read_json, write_json
 from babyllama.common.process_pool import ordered_map
 from babyllama.data.documents import Document
+from babyllama.data.words import count_words
 
 SHARD_CHARACTERS = 2_000_000  # enough for a worker's second, small beside a corpus
 UNUSED, TRAIN, HELD = 0, 1, 2
@@ -216,7 +217,7 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
             handle.write(stored)
             checksum = zlib.crc32(stored, checksum)
             sizes.append(len(stored))
-            words.append(len(cleaned.split()))
+            words.append(count_words(cleaned))
             domain_ids.append(domains.setdefault(domain, len(domains)))
             source_ids.append(sources.setdefault(source, len(sources)))
     numbers = {"bytes": sizes, "words": words, "domain_ids": domain_ids, "source_ids": source_ids}

@@ -19,6 +19,7 @@ import numpy as np
 
 from babyllama.data.documents import Document
 from babyllama.data.fast_encoding import DocumentEncoder
+from babyllama.data.words import count_words
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def write_split(folder: Path, name: str, documents: Iterable[Document], tokenize
             handle.write(stored)
             lengths.append(len(stored) // encoder.itemsize)
             sizes.append(len(document.text.encode()))
-            words.append(len(document.text.split()))
+            words.append(count_words(document.text))
             domains.append(document.domain)
     write_index(folder, name, encoder.itemsize, lengths=lengths, sizes=sizes, words=words, domains=domains)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIAL = (PAD, BOS, EOS)
 OWN_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # one class, by its old and its new name
+BLANK = "\u2581"  # SentencePiece's sign for a blank
 MIN_FREQUENCY = 2  # a merge seen once is a memory of one place, not a unit of the language
 
 WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else merges are memories of one place
@@ -159,6 +160,29 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     finally:
         backend.encode_special_tokens = before
+
+
+def token_bytes(tokenizer: Any) -> list[bytes]:
+    """The bytes that each token stands for; none for special tokens.
+
+    A byte-level token tells them letter by letter, SentencePiece's byte tokens as `<0xE0>`, others are their text.
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    special = set(tokenizer.all_special_ids)
+    byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+    found = []
+    for number, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if number in special or token is None:
+            found.append(b"")
+        elif byte_level and all(letter in byte_of for letter in token):
+            found.append(bytes(byte_of[letter] for letter in token))
+        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            found.append(bytes([int(token[3:5], 16)]))
+        else:
+            found.append(token.replace(BLANK, " ").encode("utf-8", "replace"))
+    return found
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:

@@ -31,7 +31,8 @@ from torch import Tensor
 from babyllama.evaluation.log_probs import pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
 
-# Plain, child-directed English; the two prompts of a pair ask for the same word.
+# Plain, child-directed English; the two prompts of a pair ask for the same word. Where the text is in another language,
+# benchmark.py takes only prompts that its user gives.
 PARAPHRASES: tuple[tuple[str, str], ...] = (
     ("The dog was hungry, so it wanted to", "Because the dog was hungry, it wanted to"),
     ("She opened the door and saw a", "When she opened the door, she saw a"),

@@ -2,7 +2,8 @@
 
 Prompts are batched with padding on the left, sampled by a seed of their own, and roll within the length the model was
 trained at: positions beyond it are untrained. distinct-n (Li et al. 2016, arXiv 1510.03055) is the share of different
-n-grams among all n-grams of the samples; repetition is the share of 4-grams of a sample that stood in it before.
+n-grams among all n-grams of the samples; repetition is the share of 4-grams of a sample that stood in it before. Words
+are those of `data/words.py`: in a script without spaces, grapheme clusters.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
+from babyllama.data.words import word_starts, writes_unspaced
+from babyllama.data.words import words as split_words
 from babyllama.evaluation.perplexity import bos_id, encode_text
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
@@ -154,7 +157,7 @@ def repetition(words: Sequence[str], n: int = 4) -> float:
 
 def generation_figures(samples: Sequence[Sample]) -> dict[str, Any]:
     """distinct_1..3, repetition, mean length in words and tokens, and the samples."""
-    words = [sample.completion.split() for sample in samples]
+    words = [split_words(sample.completion) for sample in samples]
     count = max(len(samples), 1)
     return {
         **{f"distinct_{n}": distinct(words, n) for n in (1, 2, 3)},
@@ -167,9 +170,19 @@ def generation_figures(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def beginnings(documents: Sequence[Document], count: int) -> list[str]:
-    """First six words of about `count` documents, evenly spaced: prompts in the manner of the text."""
-    starts = [" ".join(document.text.split()[:6]) for document in documents]
+    """First six words of about `count` documents, evenly spaced: prompts in the manner of the text.
+
+    In a script without spaces, the first twelve grapheme clusters.
+    """
+    starts = [_beginning(document.text) for document in documents]
     return starts[:: max(1, len(starts) // count)]
+
+
+def _beginning(text: str) -> str:
+    if not writes_unspaced(text[:500]):
+        return " ".join(text.split()[:6])
+    starts = word_starts(text[:500])
+    return text[: starts[12] if len(starts) > 12 else len(text)].strip()
 
 
 def read_prompts(path: str | None) -> list[str] | None:

@@ -31,7 +31,9 @@ def print_results(results: dict[str, Any]) -> None:
     ):
         figures = results.get(task, {})
         shown = [f"{key} {figures[key]:,.4g}" for key in keys if figures.get(key) is not None]
-        if shown:
+        if figures.get("reason"):
+            say(f"{task}: {DASH} ({figures['reason']})")
+        elif shown:
             say(f"{task}: {', '.join(shown)}")
 
 

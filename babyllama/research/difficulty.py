@@ -5,8 +5,8 @@ with each epoch (packing.py). So difficulty is defined for *tokens* and a chunk 
 (`<s>`, `</s>` and padding are left out); then it is defined for every cut, is computed by NumPy from the stored
 tokens, and one definition holds for a chunk inside a book and for a chunk of four little stories.
 
-    length    of the sentence that the token stands in, in tokens (up to `.`, `?`, `!`, a line feed or the document's
-              end); Platanios et al. 2019 (arXiv 1903.09848), d_length
+    length    of the sentence that the token stands in, in tokens (up to a sentence terminator of any script, a line
+              feed or the document's end); Platanios et al. 2019 (arXiv 1903.09848), d_length
     rarity    -log of the token's relative frequency in the training text; their d_rarity, but the mean, not the sum:
               all chunks are equally long
     domain    the place of the token's file in `curriculum.domains`, from 0
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 from babyllama import plugins
 from babyllama.common.console import progress, say
@@ -30,11 +31,12 @@ from babyllama.config.schema import CURRICULUM_DIFFICULTIES, Config
 from babyllama.data.documents import Document
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
+from babyllama.data.words import TERMINATORS
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(places on disk (N,), documents (N,)) -> difficulty of each token (N,)."""
 BLOCK_TOKENS = 4_000_000  # gathered at a time: 32 MB an array
-SENTENCE_ENDS, CLOSING = (".", "?", "!", "…"), " \"'”’)]»"
+_SENTENCE_END = regex.compile(rf"[{TERMINATORS}…][ \"'”’)\]»」』]*$")
 
 
 class ChunkDifficulty:
@@ -109,7 +111,7 @@ def rarity(split: TokenSplit) -> Values:
 def sentence_length(split: TokenSplit, tokenizer: Any) -> Values:
     """Tokens of the sentence that each token stands in."""
     texts = [tokenizer.decode([number], skip_special_tokens=False) for number in range(len(tokenizer))]
-    ends = np.array([text.rstrip(CLOSING).endswith(SENTENCE_ENDS) or "\n" in text for text in texts])
+    ends = np.array([_SENTENCE_END.search(text) is not None or "\n" in text for text in texts])
     last = ends[split.tokens]
     last[split.starts[1:] - 1] = True
     borders = np.flatnonzero(last)

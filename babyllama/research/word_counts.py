@@ -1,15 +1,18 @@
 r"""Words seen, counted exactly: which tokens of the store begin a word.
 
-A word is what stands between white space (`str.split`). It counts in the chunk that shows its first token; so a
-document that is cut between two chunks is counted once, and an epoch that shows every chunk once counts exactly the
-words of the text. Whether a token begins a word is a matter of its letters and of the token before it:
+A word is what stands between white space, in a script without spaces a grapheme cluster (`data/words.py`). It counts in
+the chunk that shows its first token; so a document that is cut between two chunks is counted once, and an epoch that
+shows every chunk once counts exactly the words of the text. Whether a token begins a word is a matter of its letters
+and of the token before it:
 
     tokens   <s>  A  _dog  _ran  .  \n  It  's  </s>          '_' is a space
     begins        1  1     1     0  0   1   0                  "A dog ran.\nIt's": 4 words
 
 Byte-level tokens tell their bytes, so a table over the vocabulary answers for the whole text at about 100M tokens/s.
-Where the table's sum over a document is not the document's stored number of words (white space of two or three bytes
-split over tokens; a tokenizer that hides spaces), its words are laid evenly over its tokens: the sum stays exact.
+Where the table's sum over a document is not the document's stored number of words (a script without spaces, white space
+of two or three bytes split over tokens), its text is put together again and each word counts with the token that holds
+its first byte; where that is not possible either (a tokenizer that hides spaces), its words are laid evenly over its
+tokens. The sum stays exact.
 """
 
 from __future__ import annotations
@@ -21,25 +24,10 @@ import numpy as np
 
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
+from babyllama.data.tokenizer import token_bytes
+from babyllama.data.words import word_starts
 
 BLOCK_TOKENS = 4_000_000
-
-
-def _token_texts(tokenizer: Any) -> list[str]:
-    """The text of each token by itself; bytes that are no whole character stand as U+FFFD."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    special = set(tokenizer.all_special_ids)
-    texts = []
-    for number, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
-        if number in special:
-            texts.append("")
-        elif all(letter in byte_of for letter in token):
-            texts.append(bytes(byte_of[letter] for letter in token).decode("utf-8", errors="replace"))
-        else:
-            texts.append(token.replace("\u2581", " "))  # SentencePiece's sign for a space
-    return texts
 
 
 def word_begins(split: TokenSplit, tokenizer: Any) -> np.ndarray:
@@ -49,7 +37,8 @@ def word_begins(split: TokenSplit, tokenizer: Any) -> np.ndarray:
         split: The tokens.
         tokenizer: That made them.
     """
-    texts = _token_texts(tokenizer)
+    pieces = token_bytes(tokenizer)
+    texts = [piece.decode("utf-8", errors="replace") for piece in pieces]
     inside = np.array([sum(a.isspace() and not b.isspace() for a, b in pairwise(t)) for t in texts])
     opens = np.array([bool(text) and not text[0].isspace() for text in texts])
     closes = np.array([not text or text[-1].isspace() for text in texts])
@@ -63,8 +52,27 @@ def word_begins(split: TokenSplit, tokenizer: Any) -> np.ndarray:
         begins[start : start + len(tokens)] = inside[tokens] + (opens[tokens] & after_space)
     counted = np.add.reduceat(begins, split.starts[:-1], dtype=np.int64) if len(split.words) else split.words
     for document in np.flatnonzero(counted != split.words):
-        _lay_evenly(begins, int(split.starts[document]), int(split.starts[document + 1]), int(split.words[document]))
+        first, end = int(split.starts[document]), int(split.starts[document + 1])
+        if not _by_text(begins, first, split.tokens[first:end], pieces, int(split.words[document])):
+            _lay_evenly(begins, first, end, int(split.words[document]))
     return begins
+
+
+def _by_text(begins: np.ndarray, first: int, tokens: np.ndarray, pieces: list[bytes], words: int) -> bool:
+    """Place a document's words at the tokens that hold their first bytes; False where its text has another number."""
+    lengths = np.array([len(pieces[token]) for token in tokens.tolist()], dtype=np.int64)
+    stored = b"".join(pieces[token] for token in tokens.tolist())
+    try:
+        starts = word_starts(stored.decode())
+    except UnicodeDecodeError:
+        return False
+    if len(starts) != words:
+        return False
+    # Where each character begins among the bytes: those that do not continue another one.
+    characters = np.flatnonzero((np.frombuffer(stored, dtype=np.uint8) & 0xC0) != 0x80)
+    places = np.searchsorted(np.cumsum(lengths), characters[starts], side="right")
+    begins[first : first + len(tokens)] = np.bincount(places, minlength=len(tokens))
+    return True
 
 
 def _lay_evenly(begins: np.ndarray, first: int, end: int, words: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from babyllama.common.errors import BabyLlamaError
-from babyllama.corpus.tokenizer_figures import boundaries, cut_sentence, inspect, model_share, token_bytes
+from babyllama.corpus.tokenizer_figures import boundaries, cut_sentence, inspect, model_share
 from babyllama.data.documents import Document
 from babyllama.data.tokenizer import (
     choose_vocab_size,
@@ -17,6 +17,7 @@ from babyllama.data.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     shortened,
+    token_bytes,
     tokenizer_fingerprint,
     train_tokenizer,
 )

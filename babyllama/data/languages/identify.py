@@ -7,6 +7,7 @@ texts are guesses: a probability comes with each answer, and below `SURE` the an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from babyllama.common.scripts import count_scripts
 SURE = 0.5
 SAMPLE = 500  # characters looked at: more changes few answers on running text, and each 100 take 15 us
 UNDETERMINED = "und"
+LOOKED_AT = 50  # texts of which the main language is that of at least half
 # Where two scripts write one language together, ISO 15924 names the mixture.
 _JAPANESE = {"Hira", "Kana"}
 
@@ -36,6 +38,14 @@ def identify(text: str) -> tuple[str, float]:
     if probability < SURE or language == "zxx":  # zxx: no linguistic content
         return UNDETERMINED, float(probability)
     return language, float(probability)
+
+
+def main_language(texts: Sequence[str]) -> str:
+    """The language of at least half of up to fifty texts, evenly spread; undetermined where there is none."""
+    chosen = texts[:: max(1, len(texts) // LOOKED_AT)][:LOOKED_AT]
+    counts = Counter(identify(text)[0] for text in chosen)
+    language, count = counts.most_common(1)[0] if counts else (UNDETERMINED, 0)
+    return language if 2 * count >= len(chosen) else UNDETERMINED
 
 
 def writing(characters: Counter[str]) -> str | None:
