@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULTS, PAGE = "benchmark_results.json", "benchmark_comparison.html"
-BENCHMARKS = ("perplexity", "minimal_pairs", "completion", "consistency", "repetition", "speed")
+BENCHMARKS = ("perplexity", "isolated_sentences", "minimal_pairs", "completion", "consistency", "repetition", "speed")
 MODELS_KEPT_BYTES = 4e9  # of weights held at once; beyond it each model is loaded anew for each benchmark
 COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
 
@@ -148,6 +148,7 @@ class BenchmarkSuite:
         options = {
             "minimal_pairs": self.config.minimal_pairs,
             "pair_ids": self.config.pair_ids,
+            "pairs_half": self.config.pairs_half,
             "num_samples": self.config.num_samples,
             "temperature": self.config.temperature,
             "seed": self.config.seed,
@@ -252,6 +253,17 @@ class BenchmarkSuite:
 
         return self.for_each("perplexity", measure, self._text_options())
 
+    def run_isolated_sentences_benchmark(self) -> dict[str, Any]:
+        """Bits per byte of the shared text's sentences, each alone (babyllama/evaluation/isolated_sentences.py)."""
+        if not self.documents:
+            return {}
+        documents = self.documents
+
+        def measure(run: BenchmarkRun) -> dict[str, Any]:
+            return run.evaluator.evaluate_isolated_sentences(documents)
+
+        return self.for_each("isolated_sentences", measure, self._text_options())
+
     def run_minimal_pairs_benchmark(self) -> dict[str, Any]:
         """Accuracy on the given pairs, or on the embedded corpus's own where all runs learned it."""
         from babyllama.evaluation.minimal_pairs import WHERE_TO_GET, pairs_fingerprint
@@ -263,7 +275,11 @@ class BenchmarkSuite:
         return self.for_each(
             "minimal_pairs",
             lambda run: run.evaluator.evaluate_minimal_pairs(),
-            [pairs_fingerprint(self.config.minimal_pairs, self.config.pair_ids), self.config.seed],
+            [
+                pairs_fingerprint(self.config.minimal_pairs, self.config.pair_ids),
+                self.config.pairs_half,
+                self.config.seed,
+            ],
         )
 
     def run_completion_benchmark(self) -> dict[str, Any]:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from babyllama.evaluation.minimal_pairs import Pair
 
 SCHEMA_VERSION = 1
-TASKS = ("perplexity", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
+TASKS = ("perplexity", "isolated_sentences", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
+FLAT_TASKS = ("perplexity", "isolated_sentences")  # their figures stand in the results by themselves
 DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
 
 
@@ -51,6 +52,7 @@ class ModelEvaluator:
         eval_data: Texts to score (files, folders), raw; None: the run's own held-out set.
         minimal_pairs: Folders or files of pairs.
         pair_ids: A list of IDs that filters them.
+        pairs_half: `even` or `odd`: only the pairs with such a pairID.
         window: Tokens seen at once; None: the length it was trained at, else its positions.
         stride: Overlap of windows; None: disjoint.
         batch_tokens: Tokens of one forward pass; None: 8,192. Changes no figure.
@@ -72,6 +74,7 @@ class ModelEvaluator:
         eval_data: Sequence[str] = (),
         minimal_pairs: Sequence[str] = (),
         pair_ids: str | None = None,
+        pairs_half: str | None = None,
         window: int | None = None,
         stride: int | None = None,
         batch_tokens: int | None = None,
@@ -92,6 +95,7 @@ class ModelEvaluator:
         self.model = load_model(self.checkpoint, self.device)
         self.tokenizer = load_tokenizer_of(self.checkpoint)
         self.eval_data, self.pair_paths, self.pair_ids = list(eval_data), list(minimal_pairs), pair_ids
+        self.pairs_half = pairs_half
         self.window = window or self._trained_length()
         self.stride = stride
         self.batch_tokens = batch_tokens or BATCH_TOKENS
@@ -183,6 +187,21 @@ class ModelEvaluator:
         source = self.training_metrics.get("source_bits_per_byte")
         return results | ({"source_bits_per_byte": source} if source and not self.eval_data else {})
 
+    def evaluate_isolated_sentences(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
+        """Bits per byte of sentences that stand alone (babyllama/evaluation/isolated_sentences.py).
+
+        Args:
+            documents: What is cut into sentences; None: `self.documents`.
+        """
+        from babyllama.evaluation.isolated_sentences import isolated_sentences
+
+        documents = self.documents if documents is None else documents
+        options: dict[str, Any] = {"window": self.window, "batch_tokens": self.batch_tokens, "seed": self.seed}
+        options["progress"] = partial(progress, description="lone sentences")
+        figures, items = isolated_sentences(self.model, self.tokenizer, documents, **options)
+        self.items += [{"task": "isolated_sentences", **item} for item in items]
+        return figures
+
     def evaluate_minimal_pairs(self) -> dict[str, Any]:
         """Accuracy on each folder of pairs; a model of the embedded corpus also on its own (minimal_pairs.py)."""
         from babyllama.evaluation.minimal_pairs import WHERE_TO_GET, evaluate_pairs
@@ -205,17 +224,25 @@ class ModelEvaluator:
         return found
 
     def _pair_sets(self) -> dict[str, list[Pair]]:
-        from babyllama.evaluation.minimal_pairs import load_pairs, pairs_from_records
+        from babyllama.evaluation.minimal_pairs import keep_half, load_pairs, pairs_from_records
 
-        sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids) for path in self.pair_paths}
+        half = self.pairs_half
+        sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids, half) for path in self.pair_paths}
         if not sets and self.learned_embedded_corpus():
             from babyllama.data import synthetic
 
-            sets["embedded corpus"] = pairs_from_records(synthetic.minimal_pairs(self.run_config.data.synthetic_seed))
+            made = pairs_from_records(synthetic.minimal_pairs(self.run_config.data.synthetic_seed))
+            sets["embedded corpus"] = keep_half(made, half)
         return sets
 
-    def generate_samples(self, prompts: Sequence[str], max_new_tokens: int = 60) -> list[Sample]:
-        """Continue prompts with the evaluator's temperature and seed."""
+    def generate_samples(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 60,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> list[Sample]:
+        """Continue prompts; temperature and seed are the evaluator's where they are not given."""
         from babyllama.evaluation.generation import generate
 
         return generate(
@@ -224,8 +251,8 @@ class ModelEvaluator:
             prompts,
             window=self.window,
             max_new_tokens=max_new_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
+            temperature=self.temperature if temperature is None else temperature,
+            seed=self.seed if seed is None else seed,
         )
 
     def generate(
@@ -236,18 +263,7 @@ class ModelEvaluator:
         seed: int | None = None,
     ) -> list[str]:
         """Texts written after the prompts (without them)."""
-        from babyllama.evaluation.generation import generate
-
-        samples = generate(
-            self.model,
-            self.tokenizer,
-            prompts,
-            window=self.window,
-            max_new_tokens=max_new_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            seed=self.seed if seed is None else seed,
-        )
-        return [sample.completion for sample in samples]
+        return [sample.completion for sample in self.generate_samples(prompts, max_new_tokens, temperature, seed)]
 
     def evaluate_generation_quality(self) -> dict[str, Any]:
         """distinct-n, repetition, length and the samples (babyllama/evaluation/generation.py)."""
@@ -292,8 +308,6 @@ class ModelEvaluator:
 
         return generation_speed(self.model, window=self.window)
 
-    # Running and writing
-
     def run(self, tasks: Sequence[str] | None = None, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run tasks and collect their results under the documented schema.
 
@@ -313,6 +327,8 @@ class ModelEvaluator:
             raise ConfigError(f"--tasks: {', '.join(unknown)}: unknown; known: {known}")
         results = self.header()
         own: dict[str, Callable[[], dict[str, Any]]] = {
+            "perplexity": self.calculate_perplexity,
+            "isolated_sentences": self.evaluate_isolated_sentences,
             "minimal_pairs": self.evaluate_minimal_pairs,
             "generation": self.evaluate_generation_quality,
             "token_statistics": self.evaluate_token_probabilities,
@@ -320,10 +336,8 @@ class ModelEvaluator:
             "speed": self.measure_speed,
         }
         for name in wanted:
-            if name == "perplexity":
-                results.update(self.calculate_perplexity())
-            else:
-                results[name] = own[name]() if name in own else plugins.TASKS[name](self, options or {})
+            found = own[name]() if name in own else plugins.TASKS[name](self, options or {})
+            results.update(found if name in FLAT_TASKS else {name: found})
         return results
 
     def header(self) -> dict[str, Any]:
@@ -386,6 +400,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of *.jsonl pairs (BLiMP)"
     )
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
+    parser.add_argument(
+        "--pairs-half", choices=["even", "odd"], help="only pairs with such a pairID: choose, then report"
+    )
     parser.add_argument("--screen-pairs", action="store_true", help="bfloat16 first: faster, the same choices")
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(TASKS)} and a plugin's; default: all")
     parser.add_argument("--num-samples", type=at_least(1), default=10, help="texts to generate (default: %(default)s)")
@@ -447,6 +464,7 @@ def evaluator_of(args: argparse.Namespace, checkpoint: str | Path) -> ModelEvalu
         eval_data=args.eval_data,
         minimal_pairs=args.minimal_pairs,
         pair_ids=args.pair_ids,
+        pairs_half=args.pairs_half,
         window=args.window,
         stride=args.stride,
         prompts=read_prompts(args.custom_prompts),

@@ -59,7 +59,7 @@ def test_all_tasks_give_results_files_and_a_page(tiny_run: Path, text: Path, pai
     assert written["bits_per_byte_ci"][0] <= written["bits_per_byte"] <= written["bits_per_byte_ci"][1]
     sidecar = gzip.decompress((tmp_path / "out/evaluation_items.jsonl.gz").read_bytes()).decode()
     items = [json.loads(line) for line in sidecar.splitlines()]
-    assert {item["task"] for item in items} == {"perplexity", "minimal_pairs"}
+    assert {item["task"] for item in items} == {"perplexity", "isolated_sentences", "minimal_pairs"}
     assert results["completion"]["reason"].startswith("2 sentences of the held-out text")  # no share of two items
     for name in ("report.html", "evaluation_plots.png", "generation_samples.txt"):
         assert (tmp_path / "out" / name).stat().st_size > 0

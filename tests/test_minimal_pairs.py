@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,25 @@ def test_screening_keeps_every_choice(tiny_llama: Any, tiny_tokenizer: Any) -> N
     margins = [abs(item["good"] - item["bad"]) for item in exact]
     narrow = min(range(len(pairs)), key=margins.__getitem__)
     assert screened[narrow] == exact[narrow]
+
+
+def test_soft_accuracy_is_the_mean_of_the_sigmoid_of_the_margin() -> None:
+    pairs = [Pair("a", str(n), "g", "b") for n in range(2)] + [Pair("c", "0", "g", "b")]
+    margins = [2.0, -1.0, 0.0]
+    items = [{"good": m - 5, "bad": -5.0, "correct": m > 0} for m in margins]
+    figures = summarize_pairs(pairs, items)
+    first = (1 / (1 + math.exp(-2)) + 1 / (1 + math.exp(1))) / 2
+    assert figures["paradigms"]["a"]["soft_accuracy"] == pytest.approx(first)
+    assert figures["soft_accuracy"] == pytest.approx((first + 0.5) / 2)
+
+
+def test_the_two_halves_are_the_whole_and_do_not_meet(tmp_path: Path) -> None:
+    lines = [{"sentence_good": "a", "sentence_bad": f"b{n}", "UID": "u", "pairID": str(n)} for n in (7, 2, 9, 4)]
+    named = [{"sentence_good": "a", "sentence_bad": f"b{n}", "UID": "v", "pairID": f"x{n}"} for n in range(3)]
+    path = _write(tmp_path / "set.jsonl", *lines, *named)
+    even, odd = load_pairs(path, half="even"), load_pairs(path, half="odd")
+    assert [pair.pair_id for pair in even] == ["2", "4", "x0", "x2"]
+    assert [pair.pair_id for pair in odd] == ["7", "9", "x1"]
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps({"u": [2, 7], "v": ["x1"]}))
+    assert [pair.pair_id for pair in load_pairs(path, ids, "odd")] == ["7", "x1"]

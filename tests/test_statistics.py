@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from babyllama.comparison import differences, paired_tests, seed_tests
-from babyllama.comparison.paired_tests import compare_choices, compare_documents, holm, sign_permutation
+from babyllama.comparison.paired_tests import compare_choices, compare_documents, compare_shares, holm, sign_permutation
 from babyllama.comparison.seed_tests import compare_seeds, label_permutation
 from babyllama.evaluation import consistency
 
@@ -145,3 +145,18 @@ def test_power_grows_with_the_effect() -> None:
         power[effect] = sum(draws) / 300
     assert power[0.1] < 0.35 < 0.75 < power[0.3] < power[0.5]
     assert power[0.5] > 0.97
+
+
+def test_shares_by_hand_and_their_two_ways_to_p() -> None:
+    values = np.array([0.9, 0.2, 0.6, 0.4]), np.array([0.5, 0.4, 0.5, 0.5])
+    found = compare_shares(*values, ["a", "a", "b", "b"])
+    assert found.difference == pytest.approx(((0.4 - 0.2) / 2 + (0.1 - 0.1) / 2) / 2)
+    variance = (0.6**2 / 2) / 2 / 4 + (0.2**2 / 2) / 2 / 4
+    assert found.high - found.difference == pytest.approx(1.959964 * math.sqrt(variance))
+    assert found.p_value == sign_permutation(np.array([0.4, -0.2, 0.1, -0.1]))
+    generator = np.random.default_rng(0)
+    a = generator.random(2200)
+    b = np.clip(a + generator.normal(-0.005, 0.1, 2200), 0, 1)
+    many, few = compare_shares(a, b), sign_permutation(a - b)
+    assert many.p_value == pytest.approx(few, abs=0.01)
+    assert compare_shares(a, a).p_value == 1.0

@@ -4,6 +4,10 @@ A *contestant* is a recipe with its seeds, or a single run. Every two group_runs
 have items for: single runs item by item (`statistics`), recipes with seeds over seeds (`seed_statistics`). Holm's
 correction runs over all of these comparisons together, and a difference *holds* where the corrected p-value is below
 0.05 and the interval does not contain 0.
+
+Two of the metrics are *instruments*: isolated bits per byte (babyllama/evaluation/isolated_sentences.py) and soft
+accuracy (babyllama/evaluation/minimal_pairs.py) choose between recipes and measure what two reported metrics measure,
+with less noise. They are a family of their own in Holm's correction, so that they do not weaken the reported ones.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from typing import Any
 import numpy as np
 
 from babyllama.common.errors import ConfigError
-from babyllama.comparison.paired_tests import Comparison, compare_choices, compare_documents, holm
+from babyllama.comparison.paired_tests import Comparison, compare_choices, compare_documents, compare_shares, holm
 from babyllama.comparison.seed_tests import compare_seeds
 from babyllama.evaluation.intervals import bootstrap_draws
+from babyllama.evaluation.minimal_pairs import soft_choice
 
 ALPHA = 0.05
 SEED_SUFFIX = re.compile(r"^(?P<recipe>.+?)[-_]seed[-_]?\d+$")
+INSTRUMENTS = ("isolated_bits_per_byte", "soft_accuracy:")
 ONE_SEED = "one seed each: the seeds' own noise is unknown"
 
 
@@ -40,7 +46,7 @@ class Metric:
     """What is compared.
 
     Attributes:
-        name: `bits_per_byte`, `completion` or `minimal_pairs:<set>`.
+        name: `bits_per_byte`, `isolated_bits_per_byte`, `completion`, `minimal_pairs:<set>` or `soft_accuracy:<set>`.
         label: For people.
         higher_is_better: Which way is better.
     """
@@ -48,6 +54,11 @@ class Metric:
     name: str
     label: str
     higher_is_better: bool
+
+    @property
+    def is_instrument(self) -> bool:
+        """Whether it chooses recipes and is corrected for many comparisons apart (see the module's head)."""
+        return self.name.startswith(INSTRUMENTS)
 
 
 @dataclass(frozen=True)
@@ -62,27 +73,33 @@ def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
     """Sort the evaluator's sidecar items by metric.
 
     Returns:
-        bits_per_byte: {document number: (nats, bytes)}; completion: {(context, answer): correct};
-        minimal_pairs:<set>: {(paradigm, pair): correct}.
+        bits_per_byte and isolated_bits_per_byte: {document number: (nats, bytes)}; completion: {(context, answer):
+        correct}; minimal_pairs:<set>: {(paradigm, pair): correct}; soft_accuracy:<set>: {(paradigm, pair): sigmoid of
+        the margin}.
     """
     found: dict[str, dict[Any, Any]] = {}
     for record in records:
         if record["task"] == "perplexity":
             found.setdefault("bits_per_byte", {})[record["item"]] = (record["nll"], record["bytes"])
+        elif record["task"] == "isolated_sentences":
+            found.setdefault("isolated_bits_per_byte", {})[record["item"]] = (record["nll"], record["bytes"])
         elif record["task"] == "completion":
             found.setdefault("completion", {})[record["context"], record["answer"]] = record["correct"]
         elif record["task"] == "minimal_pairs":
-            key = f"minimal_pairs:{record['set']}"
-            found.setdefault(key, {})[record["uid"], record["pair_id"]] = record["correct"]
+            pair = record["uid"], record["pair_id"]
+            found.setdefault(f"minimal_pairs:{record['set']}", {})[pair] = record["correct"]
+            if "good" in record:
+                soft = soft_choice(record["good"], record["bad"])
+                found.setdefault(f"soft_accuracy:{record['set']}", {})[pair] = soft
     return found
 
 
 def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
     """The metrics that at least two runs have items for."""
     names = [name for run in runs for name in run.items]
-    labels = {"bits_per_byte": "bits per byte", "completion": "completion"}
+    labels = {"bits_per_byte": "bits per byte", "isolated_bits_per_byte": "bits per byte of lone sentences"}
     return [
-        Metric(n, labels.get(n, n.replace("minimal_pairs:", "minimal pairs, ")), n != "bits_per_byte")
+        Metric(n, labels.get(n, n.replace("_", " ").replace(":", ", ", 1)), not _is_bits(n))
         for n in dict.fromkeys(names)
         if names.count(n) > 1
     ]
@@ -118,14 +135,18 @@ def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None 
 def score(items: Mapping[Any, Any], metric: str) -> float:
     """A run's figure from its items: bits per byte, or the mean over paradigms of the share right."""
     keys = list(items)
-    if metric == "bits_per_byte":
+    if _is_bits(metric):
         return sum(items[k][0] for k in keys) / math.log(2) / sum(items[k][1] for k in keys)
     right = np.array([float(items[k]) for k in keys])
     return float(np.mean([right[chosen].mean() for chosen in _strata(keys, metric)]))
 
 
+def _is_bits(metric: str) -> bool:
+    return metric.endswith("bits_per_byte")
+
+
 def _stratum(key: Any, metric: str) -> str:
-    return key[0] if metric.startswith("minimal_pairs") else ""
+    return key[0] if metric.startswith(("minimal_pairs:", "soft_accuracy:")) else ""
 
 
 def _strata(keys: Sequence[Any], metric: str) -> list[np.ndarray]:
@@ -136,7 +157,7 @@ def _strata(keys: Sequence[Any], metric: str) -> list[np.ndarray]:
 def compare_all(
     runs: Sequence[ScoredRun], groups: Sequence[Group], metrics: Sequence[Metric], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Compare every two group_runs in every metric, with Holm's correction over all of it.
+    """Compare every two groups of runs in every metric, with Holm's correction over each family of metrics.
 
     Returns:
         One dict a comparison: metric, a, b, the fields of `statistics.Comparison`, p_corrected, holds, better, note.
@@ -149,11 +170,14 @@ def compare_all(
             if all(items for side in sides for items in side):
                 facts = {"metric": metric.name, "label": metric.label, "a": a.name, "b": b.name}
                 found.append(facts | _compare(sides[0], sides[1], metric, seed))
-    for entry, corrected in zip(found, holm([entry["p_value"] for entry in found]), strict=True):
-        holds = corrected < ALPHA and not entry["low"] <= 0 <= entry["high"]
-        up = next(m.higher_is_better for m in metrics if m.name == entry["metric"])
-        better = entry["a"] if (entry["difference"] > 0) == up else entry["b"]
-        entry |= {"p_corrected": corrected, "holds": holds, "better": better if holds else None}
+    by_metric = {metric.name: metric for metric in metrics}
+    for instruments in (False, True):
+        family = [entry for entry in found if by_metric[entry["metric"]].is_instrument == instruments]
+        for entry, corrected in zip(family, holm([entry["p_value"] for entry in family]), strict=True):
+            holds = corrected < ALPHA and not entry["low"] <= 0 <= entry["high"]
+            up = by_metric[entry["metric"]].higher_is_better
+            better = entry["a"] if (entry["difference"] > 0) == up else entry["b"]
+            entry |= {"p_corrected": corrected, "holds": holds, "better": better if holds else None}
     return found
 
 
@@ -171,11 +195,14 @@ def _compare(side_a: list[Any], side_b: list[Any], metric: Metric, seed: int) ->
 
 
 def _compare_two(a: Mapping[Any, Any], b: Mapping[Any, Any], keys: list[Any], metric: str, seed: int) -> Comparison:
-    if metric == "bits_per_byte":
+    if _is_bits(metric):
         nats = [np.array([items[k][0] for k in keys]) for items in (a, b)]
         return compare_documents(nats[0], nats[1], np.array([a[k][1] for k in keys]), seed=seed)
+    strata = [_stratum(k, metric) for k in keys]
+    if metric.startswith("soft_accuracy:"):
+        return compare_shares(*[np.array([items[k] for k in keys]) for items in (a, b)], strata, seed=seed)
     right = [np.array([items[k] for k in keys], dtype=bool) for items in (a, b)]
-    return compare_choices(right[0], right[1], [_stratum(k, metric) for k in keys], seed=seed)
+    return compare_choices(right[0], right[1], strata, seed=seed)
 
 
 def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric: str, seed: int) -> float:
@@ -184,7 +211,7 @@ def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric
     def mean_of(side: list[Any], part: Any) -> np.ndarray:
         return np.mean([[part(items[k]) for k in keys] for items in side], axis=0)
 
-    if metric == "bits_per_byte":
+    if _is_bits(metric):
         bits = (mean_of(side_a, lambda v: v[0]) - mean_of(side_b, lambda v: v[0])) / math.log(2)
         sizes = np.array([side_a[0][k][1] for k in keys], dtype=np.float64)
         return float(np.var(bootstrap_draws(bits, sizes, seed=seed)))

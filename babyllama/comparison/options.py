@@ -15,7 +15,7 @@ import difflib
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -38,6 +38,8 @@ class BenchmarkConfig(Section):
     """Folders of pairs (BLiMP and its like)."""
     pair_ids: Optional(str) = None
     """A list of IDs that filters the pairs."""
+    pairs_half: Optional(Literal["even", "odd"]) = None
+    """Only the pairs with an even or an odd pairID; null: all."""
     prompts: list[str] = Field(default_factory=list)
     """Beginnings for the texts that are counted for diversity; none: beginnings of the shared text."""
     paraphrases: list[tuple[str, str]] = Field(default_factory=list)
@@ -105,6 +107,9 @@ def build_parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--eval-data", nargs="+", metavar="PATH", help="text for all runs, as it is")
     parser.add_argument("--minimal-pairs", nargs="+", metavar="DIR", help="folders of *.jsonl pairs (BLiMP)")
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs")
+    parser.add_argument(
+        "--pairs-half", choices=["even", "odd"], help="only pairs with such a pairID: choose, then report"
+    )
     parser.add_argument("--benchmarks", metavar="A,B", help=f"of {', '.join(benchmarks)} and a plugin's; default: all")
     parser.add_argument(
         "--group",
@@ -138,6 +143,7 @@ def config_of(args: argparse.Namespace) -> BenchmarkConfig:
         "eval_data": args.eval_data,
         "minimal_pairs": args.minimal_pairs,
         "pair_ids": args.pair_ids,
+        "pairs_half": args.pairs_half,
         "benchmarks": args.benchmarks.split(",") if args.benchmarks else None,
         "prompts": read_prompts(args.custom_prompts),
         "num_samples": args.num_samples,

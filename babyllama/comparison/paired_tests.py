@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.evaluation.intervals import RESAMPLES, bootstrap_ratio
+from babyllama.evaluation.intervals import RESAMPLES, Z_95, bootstrap_ratio
 
 PERMUTATIONS = 10_000
 EXACT_UP_TO = 14  # units: 2^14 = 16,384 sign patterns are all tried, beyond that 10,000 random ones
+PERMUTED_SHARES = 2_000  # items; beyond it the permutation's total is normal to the third digit of p
 CHUNK = 4_000_000  # numbers drawn at once: bounds the memory of large permutations
 
 
@@ -195,6 +196,46 @@ def compare_choices(
         effect="Cohen's g: share of disagreements won, minus 1/2",
         units=len(right_a),
         method="paired bootstrap and sign permutation over items within paradigms",
+    )
+
+
+def compare_shares(
+    values_a: np.ndarray, values_b: np.ndarray, strata: Sequence[str] | None = None, *, seed: int = 0
+) -> Comparison:
+    """Mean of A minus mean of B over the same items, as the plain mean over strata (soft accuracy by paradigm).
+
+    An item of a stratum of n weighs 1 / (n * strata). The interval is the normal one with the variances within strata
+    added up; p is the sign permutation of the weighted differences, beyond 2,000 items by its normal limit. Effect
+    size: Cohen's d_z of the items' differences.
+
+    Args:
+        values_a: (N,) value of each item under A, e.g. sigmoid of a pair's margin.
+        values_b: (N,) under B.
+        strata: Paradigm of each item; None: one stratum.
+        seed: Seed of the permutations.
+    """
+    differences = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
+    names, index = np.unique(strata if strata is not None else [""] * len(differences), return_inverse=True)
+    sizes = np.bincount(index, minlength=len(names))
+    means = np.bincount(index, differences, len(names)) / sizes
+    spread = np.bincount(index, (differences - means[index]) ** 2, len(names)) / np.maximum(sizes - 1, 1)
+    half = Z_95 * math.sqrt(float(np.sum(spread / sizes))) / len(names)
+    weighted = differences / sizes[index] / len(names)
+    if len(weighted) <= PERMUTED_SHARES:
+        p_value, smallest = sign_permutation(weighted, seed=seed), smallest_sign_p(int(np.count_nonzero(weighted)))
+    else:
+        scale = math.sqrt(2 * float(weighted @ weighted))
+        p_value, smallest = (math.erfc(abs(float(weighted.sum())) / scale) if scale else 1.0), 0.0
+    return Comparison(
+        difference=float(means.mean()),
+        low=float(means.mean()) - half,
+        high=float(means.mean()) + half,
+        p_value=p_value,
+        smallest_p=smallest,
+        effect_size=_d_z(differences),
+        effect="Cohen's d_z over items",
+        units=len(differences),
+        method="normal interval and sign permutation over items within paradigms",
     )
 
 

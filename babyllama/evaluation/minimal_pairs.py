@@ -5,6 +5,12 @@ normalisation (Warstadt et al. 2020, arXiv 1912.00582). A pair is right when goo
 Accuracy is given by paradigm (UID, else the file's name); overall is the plain mean over paradigms, the field's
 convention; by term and field it is weighted by pairs.
 
+Soft accuracy is the mean of sigmoid(good - bad): the probability of the good sentence where it is one of these two. It
+has no threshold, so that it moves with every pair and not only with those near a tie: between two runs its paired
+difference is told from chance with far fewer pairs. It chooses recipes; the accuracy is what is reported. Grouped like
+the accuracy. `half` keeps the pairs with an even or an odd pairID (where it is no number: the pair's place in its
+paradigm, from 0), so that a recipe can be chosen on one half and reported on the other.
+
 Both sentences of a pair are scored in one pass (pair_scoring.py). A sentence without a token scores 0 and is counted
 in `empty_sentences`.
 """
@@ -14,6 +20,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +69,13 @@ def _pair(record: dict[str, Any], path: Path, number: int) -> Pair:
     )
 
 
-def load_pairs(path: str | Path, ids: str | Path | None = None) -> list[Pair]:
+def load_pairs(path: str | Path, ids: str | Path | None = None, half: str | None = None) -> list[Pair]:
     """Read the pairs of a folder of *.jsonl files, or of one file.
 
     Args:
         path: Folder or file; lines with sentence_good and sentence_bad.
         ids: JSON file {UID: [pairID, ...]}: only these pairs (filtered BLiMP).
+        half: `even` or `odd`: only these pairs (see the module's head).
 
     Raises:
         DataError: Nothing is there, or a line cannot be used; names file and line.
@@ -79,7 +87,30 @@ def load_pairs(path: str | Path, ids: str | Path | None = None) -> list[Pair]:
     pairs = [pair for file in files for pair in _read_file(file)]
     if not pairs:
         raise DataError(f"--minimal-pairs: {path}: no pair in it")
-    return pairs if ids is None else _filtered(pairs, Path(ids))
+    halved = keep_half(pairs, half)
+    if ids is None:
+        return halved
+    kept = {(pair.uid, pair.pair_id) for pair in halved}
+    return [pair for pair in _filtered(pairs, Path(ids)) if (pair.uid, pair.pair_id) in kept]
+
+
+def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
+    """Keep the pairs with an even or an odd pairID; where it is no number, the pair's place in its paradigm counts.
+
+    Args:
+        pairs: Whole paradigms, in their files' order.
+        half: `even`, `odd`, or None for all.
+    """
+    if half is None:
+        return list(pairs)
+    places: dict[str, int] = {}
+    kept = []
+    for pair in pairs:
+        place = places[pair.uid] = places.get(pair.uid, -1) + 1
+        number = int(pair.pair_id) if pair.pair_id.isdecimal() else place
+        if number % 2 == (half == "odd"):
+            kept.append(pair)
+    return kept
 
 
 def _read_file(file: Path) -> list[Pair]:
@@ -242,8 +273,8 @@ def evaluate_pairs(
         progress: Wraps the batches.
 
     Returns:
-        Figures (accuracy, accuracy_ci, num_pairs, ties, paradigms, terms, fields) and one dict a pair with uid,
-        pair_id, good, bad (nats) and correct.
+        Figures (accuracy, accuracy_ci, soft_accuracy, num_pairs, ties, paradigms, terms, fields) and one dict a pair
+        with uid, pair_id, good, bad (nats) and correct.
     """
     texts = [(pair.good, pair.bad) for pair in pairs]
     scorer = screened_scores if screen else pair_scores
@@ -258,12 +289,22 @@ def evaluate_pairs(
     return figures, items
 
 
+def soft_choice(good: float, bad: float) -> float:
+    """Compute sigmoid(good - bad) for two scores in nats.
+
+    >>> soft_choice(-10.0, -10.0), round(soft_choice(-10.0, -12.0), 3), soft_choice(0.0, 5000.0)
+    (0.5, 0.881, 0.0)
+    """
+    return 0.5 * (1.0 + math.tanh((good - bad) / 2))
+
+
 def _accuracy(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     right = sum(item["correct"] for item in items)
     ties = sum(item["good"] == item["bad"] for item in items)
     return {
         "accuracy": right / len(items),
         "accuracy_ci": list(wilson(right, len(items))),
+        "soft_accuracy": sum(soft_choice(item["good"], item["bad"]) for item in items) / len(items),
         "correct": right,
         "num_pairs": len(items),
         "ties": ties,
@@ -295,6 +336,7 @@ def summarize_pairs(pairs: Sequence[Pair], items: Sequence[dict[str, Any]]) -> d
     return {
         "accuracy": mean,
         "accuracy_ci": [max(0.0, mean - half), min(1.0, mean + half)],
+        "soft_accuracy": sum(figures["soft_accuracy"] for figures in paradigms.values()) / len(paradigms),
         "num_pairs": len(items),
         "ties": sum(item["good"] == item["bad"] for item in items),
         "paradigms": paradigms,

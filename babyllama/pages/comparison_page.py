@@ -70,7 +70,7 @@ def _figures(results: dict[str, Any]) -> dict[str, str | None]:
     for metric in results["metrics"]:
         entries = [entry for entry in results["comparisons"] if entry["metric"] == metric["name"]]
         found[f"difference:{metric['name']}"] = plots.interval_figure(
-            entries, 1 if metric["name"] == "bits_per_byte" else 100
+            entries, 1 if metric["name"].endswith("bits_per_byte") else 100
         )
     return found
 
@@ -104,7 +104,7 @@ def _all_of(names: list[str]) -> str:
 
 def own_benchmarks(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Figures of benchmarks that subclasses and plugins added: benchmark -> run -> figures."""
-    ours = {"perplexity", "minimal_pairs", "completion", "consistency", "repetition", "speed"}
+    ours = {"perplexity", "isolated_sentences", "minimal_pairs", "completion", "consistency", "repetition", "speed"}
     names = dict.fromkeys(n for run in results["runs"].values() for n in run["benchmarks"] if n not in ours)
     return {name: {run: facts["benchmarks"].get(name) for run, facts in results["runs"].items()} for name in names}
 

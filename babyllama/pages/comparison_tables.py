@@ -79,7 +79,7 @@ def comparison_table(results: dict[str, Any]) -> TableData | None:
     """Differences that were tested; None where there was nothing to compare."""
     rows = []
     for entry in results["comparisons"]:
-        scale, digits = (1, 4) if entry["metric"] == "bits_per_byte" else (100, 2)
+        scale, digits = (1, 4) if entry["metric"].endswith("bits_per_byte") else (100, 2)
         rows.append(
             (
                 entry["label"] + ("" if scale == 1 else ", %"),
@@ -100,7 +100,7 @@ def _p(value: float) -> str:
 
 def ranking_table(metric: dict[str, Any]) -> TableData:
     """Contestants of one metric from best to worst, with what they are better than."""
-    percent = metric["name"] != "bits_per_byte"
+    percent = not metric["name"].endswith("bits_per_byte")
     rows = []
     for place, row in enumerate(metric["ranking"], start=1):
         value = f"{100 * row['value']:.2f}%" if percent else f"{row['value']:.4f}"

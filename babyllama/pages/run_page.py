@@ -140,7 +140,16 @@ def render(
     return printable(page)  # names of files and paradigms may hold control codes, too
 
 
-KNOWN = {"domains", "minimal_pairs", "generation", "token_statistics", "completion", "speed", "versions"}
+KNOWN = {
+    "domains",
+    "isolated_domains",
+    "minimal_pairs",
+    "generation",
+    "token_statistics",
+    "completion",
+    "speed",
+    "versions",
+}
 
 
 def held_out(results: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,19 @@ def print_results(results: dict[str, Any]) -> None:
         rows = [_domain_row(name, figures) for name, figures in sorted(results["domains"].items())]
         head = ("domain", "bits per byte", "95% interval", "perplexity", "documents")
         print_tables([TableData("held-out text", head, (*rows, _domain_row("total", results)))])
+    if results.get("isolated_bits_per_byte") is not None:
+        low, high = results["isolated_bits_per_byte_ci"]
+        say(
+            f"lone sentences: {results['isolated_bits_per_byte']:.4f} bits per byte ({low:.4f} - {high:.4f}), "
+            f"{results['isolated_sentences']:,} sentences"
+        )
     for name, figures in results.get("minimal_pairs", {}).items():
         low, high = figures["accuracy_ci"]
+        soft = figures.get("soft_accuracy")
         say(
             f"minimal pairs, {name}: {100 * figures['accuracy']:.2f}% ({100 * low:.2f} - {100 * high:.2f}), mean over "
             f"{len(figures['paradigms'])} paradigms, {figures['num_pairs']:,} pairs, {figures['ties']} ties"
+            + (f", soft accuracy {100 * soft:.2f}%" if soft is not None else "")
         )
     for task, keys in (
         ("generation", ("distinct_1", "distinct_2", "distinct_3", "repetition", "mean_words")),
