@@ -195,7 +195,7 @@ class ModelEvaluator:
         """
         from babyllama.evaluation.isolated_sentences import isolated_sentences
 
-        documents = self.documents if documents is None else documents
+        documents = documents or self.documents
         options: dict[str, Any] = {"window": self.window, "batch_tokens": self.batch_tokens, "seed": self.seed}
         options["progress"] = partial(progress, description="lone sentences")
         figures, items = isolated_sentences(self.model, self.tokenizer, documents, **options)
@@ -396,9 +396,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
     parser.add_argument("checkpoint", help="a local model folder")
     parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help="text to score, as it is")
-    parser.add_argument(
-        "--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of *.jsonl pairs (BLiMP)"
-    )
+    parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of pairs (BLiMP)")
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
     parser.add_argument(
         "--pairs-half", choices=["even", "odd"], help="only pairs with such a pairID: choose, then report"
@@ -408,9 +406,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-samples", type=at_least(1), default=10, help="texts to generate (default: %(default)s)")
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
     parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help="0: greedy (default: %(default)s)")
-    parser.add_argument(
-        "--batch-size", default="auto", metavar="N", help="sequences of a forward pass; changes no figure"
-    )
+    parser.add_argument("--batch-size", default="auto", metavar="N", help="sequences a pass; changes no figure")
     parser.add_argument("--window", type=at_least(1), metavar="N", help="tokens seen at once; default: as trained")
     parser.add_argument("--stride", type=at_least(1), metavar="N", help="overlap windows: new tokens per window")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
