@@ -145,6 +145,20 @@ def _tokenizer(argv: Sequence[str]) -> int:
     return tokenizer_command.run(args, lambda path: DataProcessor(DataConfig(train_path=path)).train_documents())
 
 
+def _babylm(argv: Sequence[str]) -> int:
+    """The BabyLM challenge: score a run and its checkpoints, fine-tune, make and check the submission."""
+    from babyllama.babylm import command
+
+    parser = argparse.ArgumentParser(prog="main.py babylm", description=_babylm.__doc__)
+    command.add_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.action != "check":
+        return command.run(args)
+    from train import prepare_data
+
+    return command.run(args, prepare_data)
+
+
 def _generate(argv: Sequence[str]) -> int:
     """Write text with a trained model; without --prompt, reads prompts line by line."""
     parser = argparse.ArgumentParser(prog="main.py generate", description=_generate.__doc__)
@@ -361,6 +375,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "sweep": (_sweep, "search over recipes, several seeds each, and compare them"),
     "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
     "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
+    "babylm": (_babylm, "the BabyLM challenge: score, finetune, submit, check"),
     "generate": (_generate, "prompt in, text out"),
     "corpus": (_corpus, "what a corpus holds: duplicates, leaks, languages, encoding"),
     "surprisal": (_surprisal, "surprisal of words, regions and texts of a table"),

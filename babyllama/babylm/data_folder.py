@@ -1,4 +1,4 @@
-"""The evaluation data as the challenge distributes it: which tasks are there, whether they are complete, where to get it.
+"""The evaluation data as the challenge distributes it: which tasks are there and complete, and where to get the others.
 
 `DIR/full_eval` and `DIR/fast_eval` hold a folder a task under the official names. Nothing of it is copied or unpacked:
 users fetch EWoK and entity tracking themselves and point here. Numbers of items are compared with the rules before a

@@ -1,4 +1,4 @@
-"""The one file that is uploaded: predictions of the final model on all tasks, figures of every checkpoint on the fast sets.
+"""The one file that is uploaded: the final model's predictions, every checkpoint's figures on the fast sets.
 
 The collation of both years' rules, as collate_preds.py of the pipelines writes it. 2026: `aoa_surprisals` beside `aoa`
 (the figure), `entity_tracking_filtered`, null for what is missing. 2025: `aoa` holds the surprisals, and a missing file
@@ -54,13 +54,14 @@ def fill_missing(tree: Tree) -> dict[str, str]:
     Raises:
         ConfigError: No checkpoint of the schedule is there.
     """
-    there = [name for name in tree.track.checkpoints if name in tree.checkpoints()]
+    order = tree.track.checkpoints
+    there = list(tree.checkpoints())
     if not there:
         raise ConfigError(
-            f"--fill-missing: {tree.run} has none of the {len(tree.track.checkpoints)} checkpoints of {tree.track.name}: "
+            f"--fill-missing: {tree.run} has none of the {len(order)} checkpoints of {tree.track.name}: "
             f"train with training.save_words: {'babylm-' + tree.track.name}"
         )
-    order, filled = tree.track.checkpoints, {}
+    filled = {}
     for name in tree.missing_checkpoints():
         before = [other for other in there if order.index(other) < order.index(name)]
         filled[name] = before[-1] if before else there[0]
@@ -144,3 +145,20 @@ def fast_averages(content: dict[str, Any], track: list[str]) -> dict[str, dict[s
                 values = [value for value in cells.values() if not math.isnan(value)]
                 found[name][key] = sum(values) / len(values) if values else math.nan
     return found
+
+
+def set_license(card_path: Path, name: str) -> None:
+    """Write a licence into the head of a model card; a folder without a card gets a short one.
+
+    Args:
+        card_path: README.md of the model.
+        name: Identifier of the licence as the hub knows it.
+    """
+    from huggingface_hub import ModelCard
+
+    if card_path.is_file():
+        card = ModelCard.load(card_path, ignore_metadata_errors=True)
+    else:
+        card = ModelCard("---\n{}\n---\n\n# Model\n")
+    card.data.license = name
+    write_text_atomic(card_path, str(card))

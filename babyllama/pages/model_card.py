@@ -45,8 +45,8 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50, do_sample=Tru
 
 {plugin_note}## Data
 
-Training text: `{train_path}`. Data fingerprint `{data_fingerprint}`. Add the text's licence and yours to the head of
-this file before you publish the model.
+Training text: `{train_path}`. Data fingerprint `{data_fingerprint}`.{ledger} Add the
+text's licence and yours to the head of this file before you publish the model.
 """
 
 
@@ -93,7 +93,21 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
         "positions": model.get("max_position_embeddings") or model.get("n_positions"),
         "train_path": path if path == "synthetic" or path.startswith("hf:") else Path(path).name,
         "data_fingerprint": metrics["data_fingerprint"],
+        "ledger": _ledger(metrics.get("ledger")),
     }
+
+
+def _ledger(ledger: dict[str, Any] | None) -> str:
+    """Words of the training text by domain, shown, and of teachers, as sentences."""
+    if not ledger:
+        return ""
+    domains = ", ".join(f"{name} {words:,}" for name, words in sorted(ledger["domains"].items()))
+    raw = f" ({ledger['raw_words']:,} in the files as they are)" if ledger["raw_words"] is not None else ""
+    text = f" Words trained on{raw}: {domains}. Words shown: {ledger['words_seen']:,} in {ledger['epochs']:g} epochs."
+    for teacher in ledger["teachers"]:
+        words = f"{teacher['words']:,} words" if teacher.get("known") else "a number of words that is not recorded"
+        text += f" Teacher `{Path(teacher['path']).name}`, trained on {words}."
+    return text
 
 
 def _plugin_facts(model_type: str, config: Any) -> dict[str, str]:

@@ -41,7 +41,7 @@ def training_metrics(
         scored: `babyllama.evaluation.perplexity.summarize` over the held-out documents.
         command: The command line.
     """
-    from babyllama.training.record import final_train_loss
+    from babyllama.training.word_ledger import LEDGER, word_ledger
 
     source_bits = None
     if data.source_nats is not None:
@@ -72,6 +72,7 @@ def training_metrics(
         "data_fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,
         "document_rules": data.rules,
+        LEDGER: word_ledger(config, data, epoch, round(epoch * trainer.epoch_words)),
         "runtime": trainer.runtime.to_dict(),
         "command": command,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
