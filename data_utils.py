@@ -117,15 +117,15 @@ class DataProcessor:
             return
         if path.startswith("hf:"):
             names = {"train": "train", "eval": "validation"}
-            bound = self.data.max_words if split == "train" else None
-            yield from ((document, False) for document in sources.hub_documents(path, names[split], bound))
+            bound, key = self.data.max_words if split == "train" else None, self.data.text_key
+            yield from ((document, False) for document in sources.hub_documents(path, names[split], bound, key))
             return
         for file in sources.find_files(path, split, _key(split)):
             yield from self._read_file(file)
 
     def _read_file(self, file: Path) -> Iterator[tuple[Document, bool]]:
-        rule, documents = sources.read_documents(file, self.data.encoding_errors)
-        self.rules[domain_of(file)] = rule
+        rule, documents = sources.read_documents(file, self.data.encoding_errors, self.data.text_key)
+        self.rules[sources.domain_of_file(file)] = rule
         clean = not sources.is_record_file(file)
         yield from ((document, clean) for document in documents)
 
@@ -213,6 +213,7 @@ class DataProcessor:
         """SHA-256 of files' content, cleaners and split: what the documents depend on."""
         data = self.data
         parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
+        parts += [data.text_key] if data.text_key != "text" else []
         parts += [_cleaner_names(self.cleaners), _content(data.train_path, "train", self.cache_dir(), data)]
         path = self._own_eval_path()
         parts += [self._holdout()] if path is None else [_content(path, "eval", self.cache_dir(), data)]

@@ -58,7 +58,7 @@ CLEANED = [
     ("default", "U.S.A. and 3.5% of http://a.b/c_d said “so”.", "U.S.A. and 3.5% of http://a.b/c_d said “so”."),
     ("default", "a \t\nb\u00a0\n", "a\nb\n"),
     ("default", "a\n\n\n\n\n\nb", "a\n\n\nb"),
-    ("default", "a\x01b\x1c\ufeffc\u200bd", "abcd"),
+    ("default", "a\x01b\x1c\ufeffc\u200bd\u2060", "abc\u200bd\u2060"),
     ("childes", "xxx look at the bunny+rabbit .", "look at the bunny rabbit ."),
     ("childes", "where's Pooh_Bear yyy ?", "where's Pooh Bear ?"),
     ("childes", "*MOT:\tyou like [= loves] it &=laughs (.) now .", "*MOT:\tyou like it now ."),

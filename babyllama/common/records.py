@@ -69,12 +69,13 @@ class _Readable(io.RawIOBase):
         return len(block)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV, TSV or JSONL file, each with its line's number.
 
     Args:
         path: A file whose ending is one of ROWS, also compressed; a CSV's delimiter is `,`, or `;` where the line of
             names has more of those.
+        errors: `strict` stops at bytes that are not UTF-8, `replace` puts U+FFFD there.
 
     Yields:
         (number of the line that the row ends on, column -> value), in the file's order. Empty lines are passed over.
@@ -86,7 +87,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if kind not in ROWS:
         raise DataError(f"{path}: expected rows with named columns: {', '.join(ROWS)} (also .gz, .zst)")
     try:
-        with open_binary(path) as handle, io.TextIOWrapper(handle, encoding="utf-8-sig", newline="") as text:
+        with (
+            open_binary(path) as handle,
+            io.TextIOWrapper(handle, encoding="utf-8-sig", errors=errors, newline="") as text,
+        ):
             yield from _json_rows(path, text) if kind == ".jsonl" else _delimited_rows(path, text, DELIMITERS[kind])
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (0x{error.object[error.start]:02x}); convert the file") from None

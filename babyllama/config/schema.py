@@ -83,6 +83,8 @@ class DataConfig(Section):
     """Processes that clean and tokenize; unset: one a core (one in all on systems other than Linux)."""
     cache_dir: Optional(str) = None
     """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
+    text_key: str = Field("text", min_length=1)
+    """Key or column that holds the text in JSONL, CSV, TSV, Parquet and hub data sets."""
     encoding_errors: Literal["strict", "replace"] = "strict"
     """Bytes that are not UTF-8, and NUL bytes: stop with file, line and offset, or replace them by U+FFFD."""
     synthetic_words: int = Field(850_000, ge=1_000, le=200_000_000)

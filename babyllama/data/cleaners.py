@@ -15,10 +15,10 @@ from pathlib import Path
 
 from babyllama.plugins import CLEANERS
 
-CLEANER_VERSION = 1
+CLEANER_VERSION = 2
 Cleaner = Callable[[str], str]
 
-_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
 _TRAILING = re.compile(r"[ \t\u00a0]+$", re.M)
 _BLANK_RUN = re.compile(r"\n{4,}")
 _TAG = re.compile(
@@ -27,7 +27,7 @@ _TAG = re.compile(
 _TITLE = re.compile(r"^[ \t]*(?:=[ \t]*){2,}(.*?)(?:[ \t]*=){2,}[ \t]*$", re.M)
 _EMPTY_BRACKETS = re.compile(r" ?\((?:[ ,;]|or|and)*\)")
 _GAP_BEFORE_STOP = re.compile(r"(?<=\w) +(?=[,.;](?:\s|$))", re.M)
-_CHAT_CODE = re.compile(r"\[[^\]\n]*\]|&[=+~-]?[a-z]+\b|\(\.{1,3}\)|(?<!\w)[<>](?!\w)|\x15[^\x15\n]*\x15|‡|„")
+_CHAT_CODE = re.compile(r"\[[^\]\n]*\]|&[=+~-]?[a-z]+\b|\(\.{1,3}\)|[<>]|\x15[^\x15\n]*\x15|‡|„")
 _UNCLEAR = re.compile(r"(?<!\S)(?:xxx|yyy|www)(?!\S) ?")
 _JOINED = re.compile(r"(?<=[A-Za-z])[+_](?=[A-Za-z])")
 _TIME_STAMP = re.compile(
@@ -52,7 +52,11 @@ _PENN_TOKEN = re.compile("|".join(map(re.escape, _PENN)))
 
 
 def clean_common(text: str) -> str:
-    """What every domain needs: no invisible control characters, no spaces at line ends, at most two blank lines."""
+    """What every domain needs: no control characters, no spaces at line ends, at most two blank lines.
+
+    U+200B to U+200D and U+2060 stay: Khmer and Thai mark words by the first, Persian and Indic scripts spell with the
+    others.
+    """
     return _BLANK_RUN.sub("\n\n\n", _TRAILING.sub("", _CONTROL.sub("", text)))
 
 

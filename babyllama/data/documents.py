@@ -41,6 +41,12 @@ class Document:
     source: str = ""
 
 
+class Piece(str):
+    """A part of a line that is too long to be held in memory: the next line of the stream goes on with it."""
+
+    __slots__ = ()
+
+
 def documents_fingerprint(documents: Iterable[Document]) -> str:
     """SHA-256 of documents' domains and texts in their order: equal where two runs are scored on the same text."""
     digest = hashlib.sha256()
@@ -90,7 +96,7 @@ def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
     ['= = = A = = =\nx', '= = = B = = =\ny']
     """
     for group in _GROUPERS[rule](lines):
-        text = "\n".join(group).strip("\n")
+        text = "".join(line if isinstance(line, Piece) else f"{line}\n" for line in group).strip("\n")
         if text.strip():
             yield text
 

@@ -1,4 +1,4 @@
-"""Reading text from where a user has it: a folder, a file, a glob, JSONL, Parquet, gzip, the HuggingFace hub.
+"""Reading text from where a user has it: a folder, a file, a glob, tables, transcripts, gzip and zstd, the hub.
 
 We read files ourselves because the `datasets` loaders keep byte-order marks and NULs, and say neither file nor line
 when something is wrong. Text is streamed line by line; lines end at LF or CRLF only (`str.splitlines` would also break
@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import difflib
 import glob as globbing
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from babyllama.common.errors import DataError
+from babyllama.common.records import COMPRESSED, kind_of, mended, open_binary, read_rows
 from babyllama.data.cleaners import domain_of
-from babyllama.data.documents import Document, document_rule, split_lines
-from babyllama.data.words import count_words
+from babyllama.data.documents import Document, Piece, document_rule, split_lines
+from babyllama.data.formats import chat
+from babyllama.data.words import LONGEST_CLUSTER, clusters, count_words
 
 TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
-RECORDS = (".jsonl", ".parquet")
+TABLES = (".csv", ".tsv")  # of a folder only where it holds nothing else to read: metadata often lie beside a text
+RECORDS = (".jsonl", ".parquet", *TABLES)
+CHAT = ".cha"
 SPLIT_SUFFIX = {"train": ".train", "eval": ".dev"}
 BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 18
+_CONTINUING = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 LONGEST_LINE = 100_000  # bytes of plain text; bounds the memory of a file that has no line ends
-
-
-def _bare(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix == ".gz" else path
-
-
-def kind_of(path: Path) -> str:
-    """A file's ending without .gz."""
-    return _bare(path).suffix.lower()
 
 
 def find_files(path: str, split: str, key: str = "data.train_path") -> list[Path]:
@@ -68,7 +63,7 @@ def total_bytes(path: str, split: str) -> int | None:
     if path == "synthetic" or path.startswith("hf:"):
         return None
     files = find_files(path, split)
-    if any(file.suffix in {".gz", ".parquet"} for file in files):
+    if any(file.suffix.lower() in {*COMPRESSED, ".parquet"} for file in files):
         return None
     return sum(file.stat().st_size for file in files)
 
@@ -86,10 +81,11 @@ def _why_missing(place: Path) -> str:
 
 def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
     entries = sorted(p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.parts[-2:]))
-    for dangling in (p for p in entries if p.is_symlink() and not p.exists() and kind_of(p) in TEXT + RECORDS):
+    for dangling in (p for p in entries if p.is_symlink() and not p.exists() and kind_of(p) in (*TEXT, *RECORDS, CHAT)):
         raise DataError(f"{key}: {dangling}: {_why_missing(dangling)}. Mend or remove it.")
     files = [p for p in entries if p.is_file()]
-    readable = [p for p in files if kind_of(p) in TEXT + RECORDS]
+    readable = [p for p in files if kind_of(p) in (*TEXT, *RECORDS, CHAT)]
+    readable = [p for p in readable if kind_of(p) not in TABLES] or readable
     wanted = [p for p in readable if kind_of(p) == SPLIT_SUFFIX[split]]
     if not wanted and split == "train" and not any(kind_of(p) == ".dev" for p in readable):
         wanted = readable
@@ -100,7 +96,7 @@ def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
         holds = f"it holds {len(files)} files ({', '.join(endings[:6])})" if files else "it is empty"
         raise DataError(
             f"{key}: {folder}: no file of text for {split}; {holds}. "
-            f"Expected *{SPLIT_SUFFIX[split]}, or *.txt, *.jsonl, *.parquet (also .gz)."
+            f"Expected *{SPLIT_SUFFIX[split]}, or *.txt, *.jsonl, *.parquet, *.csv, *.tsv, *.cha (also .gz, .zst)."
         )
     return wanted
 
@@ -109,10 +105,6 @@ def has_dev_files(path: str) -> bool:
     """Whether a training folder brings its own held-out files."""
     folder = Path(path).expanduser()
     return folder.is_dir() and any(kind_of(p) == ".dev" for p in folder.rglob("*") if p.is_file())
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[str]:
@@ -133,7 +125,7 @@ def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -
     offset, number, carry = 0, 1, b""
     size = BLOCK_BYTES if longest is None else min(BLOCK_BYTES, longest)
     try:
-        with _open(path) as handle:
+        with open_binary(path) as handle:
             while block := handle.read(size):
                 if offset == 0 and not carry:
                     _refuse_utf16(path, block)
@@ -141,9 +133,13 @@ def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -
                 data = carry + block
                 cut = data.rfind(b"\n") + 1
                 if not cut and longest is not None and len(data) > longest:
-                    cut = data.rfind(b" ", longest // 2) + 1 or _character_end(data)
-                if cut:
+                    cut = data.rfind(b" ", longest // 2) + 1 or _cluster_end(data)
+                    yield from (
+                        Piece(part) for part in _lines_of(path, data[:cut], number, offset, errors, whole=False)
+                    )
+                elif cut:
                     yield from _lines_of(path, data[:cut], number, offset, errors)
+                if cut:
                     offset += cut
                     number += data.count(b"\n", 0, cut)
                 carry = data[cut:]
@@ -153,12 +149,12 @@ def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _lines_of(path: Path, data: bytes, number: int, offset: int, errors: str) -> list[str]:
-    """Lines of a block that ends with a line end, or is the piece of a longer line."""
+def _lines_of(path: Path, data: bytes, number: int, offset: int, errors: str, *, whole: bool = True) -> list[str]:
+    """Lines of a block that ends with a line end, or (not whole) the piece of a longer line."""
     if b"\0" not in data:
         try:
             lines = data.removesuffix(b"\n").decode("utf-8").split("\n")
-            return [line.removesuffix("\r") for line in lines] if b"\r" in data else lines
+            return [line.removesuffix("\r") for line in lines] if whole and b"\r" in data else lines
         except UnicodeDecodeError:
             pass
     lines = []
@@ -169,14 +165,28 @@ def _lines_of(path: Path, data: bytes, number: int, offset: int, errors: str) ->
     return lines
 
 
-def _character_end(raw: bytes) -> int:
-    """Where the last character that may be cut in two begins; the end where there is none within four bytes."""
+def _cluster_end(raw: bytes) -> int:
+    """Where the last grapheme cluster that may be cut in two begins, so that no letter loses its marks.
+
+    Bytes that are not UTF-8 are cut where they stand, a carriage return stays with what follows.
+    """
+    tail = raw[-4 * LONGEST_CLUSTER :]
+    text = tail.decode("utf-8", "ignore") if tail[0] < 0x80 else tail[1:].lstrip(_CONTINUING).decode("utf-8", "ignore")
+    last = clusters(text)[-1:]
+    end = len(raw) - _unfinished(raw)
+    cut = end - len(last[0].encode()) if last else 0
+    return cut if cut > 0 and raw[cut:end] == last[0].encode() else len(raw)
+
+
+def _unfinished(raw: bytes) -> int:
+    """Bytes at the end that begin a character whose rest is yet to be read."""
     for back in range(1, 5):
-        if raw[-back] >= 0xC0:
-            return len(raw) - back
-        if raw[-back] < 0x80:
+        byte = raw[-back]
+        if byte >= 0xC0:
+            return back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else 0
+        if byte < 0x80:
             break
-    return len(raw)
+    return 0
 
 
 def _refuse_utf16(path: Path, raw: bytes) -> None:
@@ -198,22 +208,35 @@ def _decode(path: Path, raw: bytes, number: int, offset: int, errors: str) -> st
         raise DataError(f"{path}: {place}: not UTF-8 (0x{raw[error.start]:02x}). {way_out}") from None
 
 
-def read_documents(path: Path, errors: str = "strict") -> tuple[str, Iterator[Document]]:
+def read_documents(path: Path, errors: str = "strict", key: str = "text") -> tuple[str, Iterator[Document]]:
     """The rule in force and the documents of one file.
 
-    JSONL (key `text`) and Parquet (column `text`) hold one document a line or row.
+    JSONL, CSV, TSV and Parquet hold one document a line or row, a CHAT transcript is one.
+
+    Args:
+        path: The file.
+        errors: See `read_lines`.
+        key: Name of the key or column that holds the text, where the file has names.
 
     Raises:
         DataError: While iterating, with file and line.
     """
-    domain, name = domain_of(path), path.name
-    if kind_of(path) == ".jsonl":
-        return "one a line", (Document(text, domain, name) for text in _jsonl(path, errors) if text.strip())
-    if kind_of(path) == ".parquet":
-        return "one a row", (Document(text, domain, name) for text in _parquet(path) if text.strip())
+    domain, name, kind = domain_of_file(path), path.name, kind_of(path)
+    if kind in RECORDS:
+        texts = _parquet(path, key) if kind == ".parquet" else _rows(path, errors, key)
+        rule = "one a line" if kind == ".jsonl" else "one a row"
+        return rule, (Document(text, domain, name) for text in texts if text.strip())
+    if kind == CHAT:
+        texts = (chat.transcript(read_lines(path, errors)) for _ in range(1))
+        return chat.RULE, (Document(text, domain, name) for text in texts if text.strip())
     rule = document_rule(domain, read_lines(path, errors, LONGEST_LINE))
     lines = read_lines(path, errors, LONGEST_LINE)
     return rule, (Document(text, domain, name) for text in split_lines(lines, rule))
+
+
+def domain_of_file(path: Path) -> str:
+    """The domain of a file's documents: its name up to the first dot, of every transcript `childes`."""
+    return chat.DOMAIN if kind_of(path) == CHAT else domain_of(path)
 
 
 def is_record_file(path: Path) -> bool:
@@ -221,7 +244,11 @@ def is_record_file(path: Path) -> bool:
     return kind_of(path) in RECORDS
 
 
-def _jsonl(path: Path, errors: str) -> Iterator[str]:
+def _rows(path: Path, errors: str, key: str) -> Iterator[str]:
+    """The texts of a JSONL file or of a table."""
+    if kind_of(path) in TABLES:
+        yield from (_text_of(row, f"{path}: line {number}", key) for number, row in read_rows(path, errors))
+        return
     for number, line in enumerate(read_lines(path, errors), start=1):
         if not line.strip():
             continue
@@ -229,44 +256,48 @@ def _jsonl(path: Path, errors: str) -> Iterator[str]:
             record = json.loads(line)
         except ValueError as error:
             raise DataError(f"{path}: line {number}: not JSON: {error}") from None
-        yield _text_of(record, f"{path}: line {number}")
+        yield _text_of(record, f"{path}: line {number}", key)
 
 
-def _text_of(record: Any, place: str) -> str:
-    if not isinstance(record, dict) or "text" not in record:
-        keys = ", ".join(list(record)[:6]) if isinstance(record, dict) else type(record).__name__
-        raise DataError(f'{place}: no key `text` (found: {keys}). One JSON object a line: {{"text": ...}}')
-    if not isinstance(record["text"], str):
-        raise DataError(f"{place}: `text` is {type(record['text']).__name__}, not a string")
-    return record["text"].replace("\r\n", "\n").replace("\x00", "\ufffd")
+def _text_of(record: Any, place: str, key: str = "text") -> str:
+    if not isinstance(record, dict) or key not in record:
+        keys = ", ".join(map(str, list(record)[:6])) if isinstance(record, dict) else type(record).__name__
+        raise DataError(f"{place}: no key `{key}` (found: {keys}). Name the one that holds the text: data.text_key")
+    if not isinstance(record[key], str):
+        raise DataError(f"{place}: `{key}` is {type(record[key]).__name__}, not a string")
+    return mended(record[key]).replace("\r\n", "\n").replace("\x00", "\ufffd")
 
 
-def _parquet(path: Path) -> Iterator[str]:
+def _parquet(path: Path, key: str) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with _open(path) as handle:
+        with open_binary(path) as handle:
             file = pq.ParquetFile(pa.PythonFile(handle, mode="r"))
-            if "text" not in file.schema_arrow.names:
-                raise DataError(f"{path}: no column `text` (found: {', '.join(file.schema_arrow.names[:6])})")
-            for number, batch in enumerate(file.iter_batches(batch_size=1000, columns=["text"])):
+            if key not in file.schema_arrow.names:
+                found = ", ".join(file.schema_arrow.names[:6])
+                raise DataError(
+                    f"{path}: no column `{key}` (found: {found}). Name the one with the text: data.text_key"
+                )
+            for number, batch in enumerate(file.iter_batches(batch_size=1000, columns=[key])):
                 for row, text in enumerate(batch.column(0).to_pylist()):
-                    yield _text_of({"text": text}, f"{path}: row {number * 1000 + row + 1}")
+                    yield _text_of({key: text}, f"{path}: row {number * 1000 + row + 1}", key)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
 
 
-def hub_documents(path: str, split: str, max_words: int | None) -> Iterator[Document]:
+def hub_documents(path: str, split: str, max_words: int | None, key: str = "text") -> Iterator[Document]:
     """Documents of `hf:org/name[:config]`, streamed, so that a bounded try downloads only what it reads.
 
     Args:
         path: With the `hf:` in front; a local folder of data files works too.
         split: `train` or `validation`.
         max_words: Stop after about so many words.
+        key: The column that holds the text.
 
     Raises:
-        DataError: The data set is unknown, not reachable or has no column `text`.
+        DataError: The data set is unknown, not reachable or has no such column.
     """
     from datasets import load_dataset
 
@@ -275,7 +306,7 @@ def hub_documents(path: str, split: str, max_words: int | None) -> Iterator[Docu
         rows = load_dataset(name, config or None, split=split, streaming=True)
         words = 0
         for number, row in enumerate(rows, start=1):
-            text = _text_of(row, f"{path}: row {number}")
+            text = _text_of(row, f"{path}: row {number}", key)
             if text.strip():
                 yield Document(text, domain_of(name), path)
             words += count_words(text)

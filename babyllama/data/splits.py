@@ -9,9 +9,10 @@ import numpy as np
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
-from babyllama.data.words import count_words
+from babyllama.data.words import cluster_cut, count_words, is_unspaced
 
 HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
+NEAR_ENOUGH = 0.8  # of the place wanted: a line end before it would hold out more than a fifth of the text
 HELD_OUT_BYTES = 20_000_000  # reached at 400 MB: more would be kept in memory and scored, and tell no more
 
 
@@ -71,14 +72,21 @@ def _mark(documents: list[Document], place: int) -> Iterator[tuple[Document, boo
 def part_document(document: Document, share: float) -> tuple[Document, Document]:
     """One document as two, parted at a line (else a space) so that about `share` of it is held out.
 
+    In a script without spaces between two letters, where neither is near that place.
+
     Raises:
-        DataError: There is neither.
+        DataError: There is no such place.
     """
-    cut = document.text.rfind("\n", 0, int(len(document.text) * (1 - share)))
-    cut = cut if cut > 0 else document.text.rfind(" ", 0, int(len(document.text) * (1 - share)))
+    text = document.text
+    place = int(len(text) * (1 - share))
+    cut = text.rfind("\n", 0, place)
+    cut = cut if cut > 0 else text.rfind(" ", 0, place)
+    behind = cut + 1
+    if is_unspaced(text) and cut < place * NEAR_ENOUGH:
+        cut = behind = cluster_cut(text, place)
     if cut <= 0:
         raise DataError(f"{document.source}: one document of one word: nothing can be held out. Give data.eval_path.")
-    first, second = document.text[:cut], document.text[cut + 1 :]
+    first, second = text[:cut], text[behind:]
     return Document(first, document.domain, document.source), Document(second, document.domain, document.source)
 
 

@@ -5,6 +5,10 @@ corpus has them or not, and nothing is normalised: decode(encode(s)) == s for ev
 special: `<pad>` 0, `<s>` 1, `</s>` 2. The tokenizer puts `<s>` in front and never `</s>`, which is what evaluation
 tools expect of a causal model.
 
+Merges do not cross words, which GPT-2's rule tells apart. For it a combining mark is no letter: हिन्दी falls into six
+words, and no merge can join a consonant with its vowel. So in text where more than one in fifty letters is a mark
+(Indic scripts, Thai, Khmer, vocalized Hebrew) words are told apart by the same rule with marks among the letters.
+
 Text of a corpus that spells `</s>` is text, not a token: `encode_documents` switches the special spelling off.
 """
 
@@ -13,13 +17,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import regex
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.run_layout import MODEL_CONFIG
+from babyllama.data.words import is_unspaced, pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,6 +42,14 @@ WORDS_PER_TOKEN = 8  # a vocabulary of V wants a corpus of about 8 V words, else
 AUTO_SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # what `vocab_size: auto` chooses among
 AUTO_GAIN = 0.05  # a vocabulary is doubled for at least so much shorter text: its rows are parameters of the model
 AUTO_SAMPLE = 2_000_000  # characters of text on which lengths are compared
+
+# GPT-2's rule with combining marks, ZWNJ and ZWJ among the letters.
+WORDS_WITH_MARKS = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}+|"
+    r" ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+|\s+(?!\S)|\s+"
+)
+MARKS_SHARE, MARKS_SAMPLE = 50, 1_000_000  # one mark in so many letters; characters at the beginning that are looked at
+_MARK, _LETTER = regex.compile(r"\p{M}"), regex.compile(r"\p{L}")
 
 ENDLESS = 1_000
 LOOK_FROM = 20_000  # characters; shorter documents are not looked through
@@ -51,10 +67,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     Returns:
         A fast tokenizer that adds `<s>` in front.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    texts = iter(texts)
+    first = _first_characters(texts)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if writes_marks("".join(first)[:MARKS_SAMPLE]):
+        words = pre_tokenizers.Split(Regex(WORDS_WITH_MARKS), "isolated")
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -63,16 +85,45 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(map(_without_endless_words, texts), trainer)
+    tokenizer.train_from_iterator(map(_without_endless_words, chain(first, texts)), trainer)
     return wrap(tokenizer)
 
 
+def _first_characters(texts: Iterator[str]) -> list[str]:
+    """The first texts, up to MARKS_SAMPLE characters; they are taken out of the stream."""
+    found: list[str] = []
+    size = 0
+    for text in texts:
+        found.append(text)
+        size += len(text)
+        if size >= MARKS_SAMPLE:
+            break
+    return found
+
+
+def writes_marks(text: str) -> bool:
+    """Tell whether more than one in fifty letters of a text is a combining mark.
+
+    >>> writes_marks("हिन्दी"), writes_marks("Zoë est naïve"), writes_marks("สวัสดี")
+    (True, False, True)
+    """
+    if text.isascii():
+        return False
+    marks = len(_MARK.findall(text))
+    return MARKS_SHARE * marks > len(_LETTER.findall(text)) + marks
+
+
 def _without_endless_words(text: str) -> str:
-    """What merges can be learned from: of thousands of letters without a space (data, not words) the first 1,000.
+    """What merges can be learned from: of thousands of letters without a space (data, not words) the first 1,000; in a
+    script without spaces all of them, in lines of 1,000.
 
     The trainer keeps every distinct word whole, so that memory would grow with them.
     """
-    return _ENDLESS.sub(lambda match: match[0][:ENDLESS], text) if len(text) > LOOK_FROM else text
+    return _ENDLESS.sub(_bounded, text) if len(text) > LOOK_FROM else text
+
+
+def _bounded(match: re.Match[str]) -> str:
+    return "\n".join(pieces(match[0], ENDLESS)) if is_unspaced(match[0]) else match[0][:ENDLESS]
 
 
 def carried_size(words: int) -> int:

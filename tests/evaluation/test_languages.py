@@ -30,7 +30,7 @@ def _documents(language: str) -> list[Document]:
 def test_every_task_has_items(language: str, tmp_path: Path) -> None:
     from evaluate import ModelEvaluator
 
-    tokenizer = train_tokenizer([_text(language)] * 2, 600)
+    tokenizer = train_tokenizer([_text(language)] * 2, 400)
     model = _tiny("Llama", tokenizer)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
