@@ -19,11 +19,10 @@ To add a benchmark, give a subclass a method `run_<name>_benchmark`, or call
 
 from __future__ import annotations
 
-import glob
+import argparse
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,83 +30,17 @@ from babyllama.common.command import run_command
 from babyllama.common.console import say
 from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
 from babyllama.common.files import write_json
-from babyllama.common.provenance import command_line
-from babyllama.config.run_layout import TRAINING_LOG
+from babyllama.common.provenance import provenance
+from babyllama.comparison.runs import BenchmarkRun, named_folders, resolve_groups, run_facts
 
 if TYPE_CHECKING:
     from babyllama.comparison.options import BenchmarkConfig
     from babyllama.data.documents import Document
-    from evaluate import ModelEvaluator
 
 SCHEMA_VERSION = 1
 RESULTS, PAGE = "benchmark_results.json", "benchmark_comparison.html"
 BENCHMARKS = ("perplexity", "isolated_sentences", "minimal_pairs", "completion", "consistency", "repetition", "speed")
 MODELS_KEPT_BYTES = 4e9  # of weights held at once; beyond it each model is loaded anew for each benchmark
-COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
-
-
-class BenchmarkRun:
-    """One checkpoint under test: what a benchmark function is given.
-
-    Attributes:
-        path: Its folder.
-        name: Its name in tables.
-        items: Per-item scores as the evaluator's sidecar has them.
-        results: Figures by benchmark.
-    """
-
-    def __init__(self, path: Path, name: str, device: str, options: dict[str, Any]) -> None:
-        self.path, self.name = path, name
-        self._device, self._options = device, options
-        self._evaluator: ModelEvaluator | None = None
-        self.items: list[dict[str, Any]] = []
-        self.results: dict[str, Any] = {}
-
-    @property
-    def evaluator(self) -> ModelEvaluator:
-        """Loaded at first use."""
-        if self._evaluator is None:
-            from evaluate import ModelEvaluator
-
-            self._evaluator = ModelEvaluator(self.path, self._device, **self._options)
-        return self._evaluator
-
-    @property
-    def model(self) -> Any:
-        """The model in evaluation mode."""
-        return self.evaluator.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer."""
-        return self.evaluator.tokenizer
-
-    @cached_property
-    def training_metrics(self) -> dict[str, Any]:
-        """training_metrics.json, empty for a foreign checkpoint."""
-        return self.evaluator.training_metrics
-
-    @cached_property
-    def content(self) -> str:
-        """SHA-256 of the checkpoint's files."""
-        from babyllama.evaluation.score_cache import checkpoint_content
-
-        return checkpoint_content(self.path)
-
-    @cached_property
-    def held_out_fingerprint(self) -> str:
-        """Of the text it was held to during training.
-
-        Raises:
-            DataError: It is not a run of ours, or its text is gone.
-        """
-        from babyllama.data.documents import documents_fingerprint
-
-        return self.training_metrics.get("held_out_fingerprint") or documents_fingerprint(self.evaluator.documents)
-
-    def release(self) -> None:
-        """Let go of the model's memory."""
-        self._evaluator = None
 
 
 class BenchmarkSuite:
@@ -139,23 +72,20 @@ class BenchmarkSuite:
         self.cache = ScoreCache(use_cache)
         self.notes: list[str] = []
         self.failed: list[dict[str, str]] = []
-        self.runs = self._open(_named(checkpoints))
+        self.runs = self._open(named_folders(checkpoints))
         sizes = [sum(p.numel() * p.element_size() for p in run.model.parameters()) for run in self.runs]
         self._keep_models = sum(sizes) <= MODELS_KEPT_BYTES
 
     def _open(self, named: dict[str, Path]) -> list[BenchmarkRun]:
         """Load every checkpoint once; one that cannot be loaded is reported and left out."""
-        options = {
-            "minimal_pairs": self.config.minimal_pairs,
-            "pair_ids": self.config.pair_ids,
-            "pairs_half": self.config.pairs_half,
-            "num_samples": self.config.num_samples,
-            "temperature": self.config.temperature,
-            "seed": self.config.seed,
-        }
+        from evaluate import ModelEvaluator
+
+        shared = ("minimal_pairs", "pair_ids", "pairs_half", "num_samples", "temperature", "seed")
+        options = {name: getattr(self.config, name) for name in shared}
+        evaluator_of = partial(ModelEvaluator, device=self.device, **options)
         runs = []
         for name, path in named.items():
-            run = BenchmarkRun(path, name, self.device, options)
+            run = BenchmarkRun(path, name, evaluator_of)
             try:
                 run.evaluator  # noqa: B018 - loading is what is tried
                 runs.append(run)
@@ -361,24 +291,21 @@ class BenchmarkSuite:
 
     def results(self) -> dict[str, Any]:
         """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
-        from babyllama.common.provenance import versions
         from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of, ranking
 
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
-        groups = group_runs([run.name for run in self.runs], self._groups())
+        groups = group_runs([run.name for run in self.runs], resolve_groups(self.config.groups, self.runs))
         metrics = metrics_of(scored)
         found = compare_all(scored, groups, metrics, self.config.seed)
         return {
             "schema_version": SCHEMA_VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": command_line(),
-            "versions": versions(),
+            **provenance(),
             "device": self.device,
             "seed": self.config.seed,
             "text": self._text_facts(),
             "notes": list(dict.fromkeys(self.notes)),
             "failed": self.failed,
-            "runs": {run.name: self._run_facts(run, groups) for run in self.runs},
+            "runs": {run.name: run_facts(run, groups) for run in self.runs},
             "metrics": [
                 {
                     "name": metric.name,
@@ -391,15 +318,6 @@ class BenchmarkSuite:
             "comparisons": found,
         }
 
-    def _groups(self) -> dict[str, list[str]]:
-        """Groups by run names: a member may be given as a name, a folder or a glob."""
-        names = {run.path: run.name for run in self.runs}
-        groups: dict[str, list[str]] = {}
-        for group, members in self.config.groups.items():
-            paths = {Path(p).expanduser().resolve() for m in members for p in glob.glob(m)}
-            groups[group] = [n for path, n in names.items() if path in paths or n in members]
-        return groups
-
     def _text_facts(self) -> dict[str, Any] | None:
         if not self.documents:
             return None
@@ -408,23 +326,6 @@ class BenchmarkSuite:
             "documents": len(self.documents),
             "bytes": sum(len(document.text.encode()) for document in self.documents),
             "fingerprint": self._text_fingerprint,
-        }
-
-    def _run_facts(self, run: BenchmarkRun, groups: Sequence[Any]) -> dict[str, Any]:
-        from babyllama.data.tokenizer import tokenizer_fingerprint
-        from babyllama.pages.run_page import read_log
-
-        metrics = run.training_metrics
-        return {
-            "path": str(run.path),
-            "group": next(group.name for group in groups if run.name in group.runs),
-            "type": run.model.config.model_type,
-            "num_parameters": sum(p.numel() for p in run.model.parameters()),
-            "tokenizer": tokenizer_fingerprint(run.tokenizer),
-            "window": run.evaluator.window,
-            "cost": {key: metrics.get(key) for key in COST_KEYS},
-            "benchmarks": run.results,
-            "log": [e for e in read_log(run.path / TRAINING_LOG) if "valid_loss" in e],
         }
 
     def save(self, results: dict[str, Any], output: str | Path = ".") -> Path:
@@ -439,23 +340,20 @@ class BenchmarkSuite:
         return write_comparison(results, Path(output) / PAGE)
 
 
-def _named(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
-    """Folders by their names; a name that occurs twice gets its parent's in front."""
-    paths = list(dict.fromkeys(Path(path).expanduser().resolve() for path in checkpoints))
-    if not paths:
-        raise ConfigError("no runs to compare: give their folders, e.g. python benchmark.py models/*")
-    names = [path.name for path in paths]
-    return {path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path for path in paths}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a comparison."""
+    from babyllama.comparison.options import add_arguments as add_comparison_arguments
+
+    add_comparison_arguments(parser, BENCHMARKS)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0, or 1 where a folder could not be compared."""
-    from babyllama.comparison.options import build_parser, config_of, finished_runs, run_folders
+def run(args: argparse.Namespace) -> int:
+    """Compare several runs with statistics; 1 where a folder could not be compared."""
+    from babyllama.comparison.options import config_of, finished_runs, run_folders
     from babyllama.pages.comparison_tables import all_tables
     from babyllama.pages.tables import print_tables, render
     from babyllama.plugins import load_plugins
 
-    args = build_parser(BENCHMARKS).parse_args(argv)
     config = config_of(args)
     load_plugins(args.plugin)
     chosen = run_folders(config.checkpoints) or finished_runs()
@@ -473,6 +371,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"note: {note}")
     say(f"written: {page.parent / RESULTS}, page: {page}")
     return 1 if suite.failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and compare."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", description="Compare several runs.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from babyllama.common.cache_folders import Building, cache_home, content_key, re
 from babyllama.common.console import transfer
 from babyllama.common.disk_space import check_space
 from babyllama.common.errors import DataError
-from babyllama.common.file_hashes import file_hash
 from babyllama.common.files import atomic_path, write_text_atomic
 from babyllama.common.process_pool import worker_count
 from babyllama.config.schema import DataConfig
@@ -47,7 +46,7 @@ from babyllama.data.corpus import (
     unfinished,
 )
 from babyllama.data.documents import DIALOGUES, Document, explain_rule
-from babyllama.data.prepared import PreparedData
+from babyllama.data.prepared import PreparedData, cleaner_names, path_content, path_key
 from babyllama.data.splits import at_most_words, bounded_share, hold_out
 from babyllama.data.text_shards import TRAIN
 from babyllama.data.token_build import build_splits
@@ -120,7 +119,7 @@ class DataProcessor:
             bound, key = self.data.max_words if split == "train" else None, self.data.text_key
             yield from ((document, False) for document in sources.hub_documents(path, names[split], bound, key))
             return
-        for file in sources.find_files(path, split, _key(split)):
+        for file in sources.find_files(path, split, path_key(split)):
             yield from self._read_file(file)
 
     def _read_file(self, file: Path) -> Iterator[tuple[Document, bool]]:
@@ -214,9 +213,9 @@ class DataProcessor:
         data = self.data
         parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
         parts += [data.text_key] if data.text_key != "text" else []
-        parts += [_cleaner_names(self.cleaners), _content(data.train_path, "train", self.cache_dir(), data)]
+        parts += [cleaner_names(self.cleaners), path_content(data.train_path, "train", self.cache_dir(), data)]
         path = self._own_eval_path()
-        parts += [self._holdout()] if path is None else [_content(path, "eval", self.cache_dir(), data)]
+        parts += [self._holdout()] if path is None else [path_content(path, "eval", self.cache_dir(), data)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def train_or_load_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
@@ -364,25 +363,6 @@ class DataProcessor:
         from babyllama.data.packing import as_dataset
 
         return as_dataset(split, self.data.seq_length, pad_id=tokenizer.pad_token_id or 0)
-
-
-def _cleaner_names(cleaners: dict[str, Any]) -> list[str]:
-    return sorted(f"{name}:{getattr(cleaner, '__qualname__', cleaner)}" for name, cleaner in cleaners.items())
-
-
-def _content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
-    """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
-    if path == "synthetic":
-        from babyllama.data.synthetic import SYNTHETIC_VERSION
-
-        return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
-    if path.startswith("hf:"):
-        return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
-    return [(f.name, file_hash(f, cache / "hashes")) for f in sources.find_files(path, split, _key(split))]
-
-
-def _key(split: str) -> str:
-    return "data.train_path" if split == "train" else "data.eval_path"
 
 
 def raw_documents(paths: Sequence[str]) -> list[Document]:

@@ -16,26 +16,24 @@ causal language model is accepted. From Python, and to add a task of one's own:
 from __future__ import annotations
 
 import argparse
-import gzip
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.common.command import add_debug_flag, at_least, run_command
-from babyllama.common.console import printable, progress, say
+from babyllama.common.command import run_command
+from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
-from babyllama.common.files import to_json, write_json, write_text_atomic
-from babyllama.common.provenance import command_line
-from babyllama.config.run_layout import EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES, TRAINING_CONFIG, TRAINING_METRICS
+from babyllama.common.provenance import provenance
+from babyllama.config.run_layout import REPORT, TRAINING_CONFIG, TRAINING_METRICS
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
     from babyllama.data.documents import Document
     from babyllama.evaluation.generation import Sample
     from babyllama.evaluation.minimal_pairs import Pair
+    from babyllama.evaluation.options import EvaluationOptions
 
 SCHEMA_VERSION = 1
 TASKS = ("perplexity", "isolated_sentences", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
@@ -48,60 +46,44 @@ class ModelEvaluator:
 
     Args:
         checkpoint: A local model folder.
-        device: auto, cpu, cuda, cuda:N or mps.
-        eval_data: Texts to score (files, folders), raw; None: the run's own held-out set.
-        minimal_pairs: Folders or files of pairs.
-        pair_ids: A list of IDs that filters them.
-        pairs_half: `even` or `odd`: only the pairs with such a pairID.
-        window: Tokens seen at once; None: the length it was trained at, else its positions.
-        stride: Overlap of windows; None: disjoint.
-        batch_tokens: Tokens of one forward pass; None: 8,192. Changes no figure.
-        prompts: For generation; None: beginnings of held-out documents.
-        num_samples: Texts to generate.
-        temperature: Of sampling.
-        seed: Of sampling and of bootstrap draws.
-        screen_pairs: Minimal pairs in bfloat16 first, narrow ones again in float32: faster, the same choices.
+        device: auto, cpu, cuda, cuda:N or mps; unset: the options'.
+        options: What is measured on what; unset: the defaults.
+        **settings: Single options by name, as in `ModelEvaluator(folder, "cpu", window=64)`.
+
+    Attributes:
+        options: The options in force.
+        window: Tokens seen at once: the option, else the length the model was trained at, else its positions.
+        prompts: Beginnings of the generated texts; None: beginnings of held-out documents.
+        items: Scores of single documents and pairs, for the sidecar file.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
+        ConfigError: The window is longer than the model's positions.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
-        device: str = "auto",
+        device: str | None = None,
         *,
-        eval_data: Sequence[str] = (),
-        minimal_pairs: Sequence[str] = (),
-        pair_ids: str | None = None,
-        pairs_half: str | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        batch_tokens: int | None = None,
-        prompts: Sequence[str] | None = None,
-        num_samples: int = 10,
-        temperature: float = 0.8,
-        seed: int = 0,
-        screen_pairs: bool = False,
+        options: EvaluationOptions | None = None,
+        **settings: Any,
     ) -> None:
         from babyllama.common.glibc_memory import keep_freed_memory
         from babyllama.evaluation.log_probs import BATCH_TOKENS
+        from babyllama.evaluation.options import EvaluationOptions
         from babyllama.models.loading import load_model, load_tokenizer_of
         from babyllama.models.runtime import resolve_device
 
         keep_freed_memory()
+        self.options = (options or EvaluationOptions()).model_copy(update=EvaluationOptions(**settings).changed())
         self.checkpoint = Path(checkpoint).expanduser().resolve()
-        self.device = resolve_device(device)
+        self.device = resolve_device(device or self.options.device)
         self.model = load_model(self.checkpoint, self.device)
         self.tokenizer = load_tokenizer_of(self.checkpoint)
-        self.eval_data, self.pair_paths, self.pair_ids = list(eval_data), list(minimal_pairs), pair_ids
-        self.pairs_half = pairs_half
-        self.window = window or self._trained_length()
-        self.stride = stride
-        self.batch_tokens = batch_tokens or BATCH_TOKENS
-        self.prompts = prompts
-        self.screen_pairs = screen_pairs
-        self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
+        self.window = self.options.window or self._trained_length()
+        self.batch_tokens = self.options.batch_tokens(self.window) or BATCH_TOKENS
+        self.prompts = self.options.prompts
         self.items: list[dict[str, Any]] = []
         self._check_window()
 
@@ -149,8 +131,8 @@ class ModelEvaluator:
         from babyllama.plugins import require_plugins
         from data_utils import DataProcessor, raw_documents
 
-        if self.eval_data:
-            return raw_documents(self.eval_data)
+        if self.options.eval_data:
+            return raw_documents(self.options.eval_data)
         if self.run_config is None:
             raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
         require_plugins(self.run_config.plugins, self.checkpoint)
@@ -176,16 +158,16 @@ class ModelEvaluator:
             self.tokenizer,
             documents,
             window=self.window,
-            stride=self.stride,
+            stride=self.options.stride,
             batch_tokens=self.batch_tokens,
             progress=partial(progress, description="perplexity"),
         )
         for number, document in enumerate(documents):
             facts = {"nll": scores.nll[number], "tokens": scores.tokens[number], "bytes": scores.bytes[number]}
             self.items.append({"task": "perplexity", "item": number, "domain": document.domain, **facts})
-        results = summarize(scores, seed=self.seed)
+        results = summarize(scores, seed=self.options.seed)
         source = self.training_metrics.get("source_bits_per_byte")
-        return results | ({"source_bits_per_byte": source} if source and not self.eval_data else {})
+        return results | ({"source_bits_per_byte": source} if source and not self.options.eval_data else {})
 
     def evaluate_isolated_sentences(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
         """Bits per byte of sentences that stand alone (babyllama/evaluation/isolated_sentences.py).
@@ -196,7 +178,7 @@ class ModelEvaluator:
         from babyllama.evaluation.isolated_sentences import isolated_sentences
 
         documents = documents or self.documents
-        options: dict[str, Any] = {"window": self.window, "batch_tokens": self.batch_tokens, "seed": self.seed}
+        options: dict[str, Any] = {"window": self.window, "batch_tokens": self.batch_tokens, "seed": self.options.seed}
         options["progress"] = partial(progress, description="lone sentences")
         figures, items = isolated_sentences(self.model, self.tokenizer, documents, **options)
         self.items += [{"task": "isolated_sentences", **item} for item in items]
@@ -214,7 +196,7 @@ class ModelEvaluator:
                 pairs,
                 max_length=self.max_positions,
                 batch_tokens=self.batch_tokens,
-                screen=self.screen_pairs,
+                screen=self.options.screen_pairs,
                 progress=partial(progress, description=f"minimal pairs: {name}"),
             )
             found[name] = figures
@@ -226,8 +208,8 @@ class ModelEvaluator:
     def _pair_sets(self) -> dict[str, list[Pair]]:
         from babyllama.evaluation.minimal_pairs import keep_half, load_pairs, pairs_from_records
 
-        half = self.pairs_half
-        sets = {Path(path).resolve().name: load_pairs(path, self.pair_ids, half) for path in self.pair_paths}
+        ids, half = self.options.pair_ids, self.options.pairs_half
+        sets = {Path(path).resolve().name: load_pairs(path, ids, half) for path in self.options.minimal_pairs}
         if not sets and self.learned_embedded_corpus():
             from babyllama.data import synthetic
 
@@ -242,7 +224,7 @@ class ModelEvaluator:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> list[Sample]:
-        """Continue prompts; temperature and seed are the evaluator's where they are not given."""
+        """Continue prompts, with the options' temperature and seed unless others are given."""
         from babyllama.evaluation.generation import generate
 
         return generate(
@@ -251,19 +233,13 @@ class ModelEvaluator:
             prompts,
             window=self.window,
             max_new_tokens=max_new_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            seed=self.seed if seed is None else seed,
+            temperature=self.options.temperature if temperature is None else temperature,
+            seed=self.options.seed if seed is None else seed,
         )
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int = 100,
-        temperature: float | None = None,
-        seed: int | None = None,
-    ) -> list[str]:
-        """Texts written after the prompts (without them)."""
-        return [sample.completion for sample in self.generate_samples(prompts, max_new_tokens, temperature, seed)]
+    def generate(self, prompts: Sequence[str], max_new_tokens: int = 100, **settings: Any) -> list[str]:
+        """Write the texts that follow the prompts (without them); settings as in `generate_samples`."""
+        return [sample.completion for sample in self.generate_samples(prompts, max_new_tokens, **settings)]
 
     def evaluate_generation_quality(self) -> dict[str, Any]:
         """distinct-n, repetition, length and the samples (babyllama/evaluation/generation.py)."""
@@ -279,11 +255,11 @@ class ModelEvaluator:
         if not prompts and self.learned_embedded_corpus():
             from babyllama.data import synthetic
 
-            prompts = synthetic.sample_prompts(self.num_samples, self.run_config.data.synthetic_seed)
-        if not prompts and (self.eval_data or self.run_config is not None):
-            prompts = beginnings(self.documents, self.num_samples)
+            prompts = synthetic.sample_prompts(self.options.num_samples, self.run_config.data.synthetic_seed)
+        if not prompts and (self.options.eval_data or self.run_config is not None):
+            prompts = beginnings(self.documents, self.options.num_samples)
         prompts = prompts or list(DEFAULT_PROMPTS)
-        return [prompts[number % len(prompts)] for number in range(self.num_samples)]
+        return [prompts[number % len(prompts)] for number in range(self.options.num_samples)]
 
     def evaluate_token_probabilities(self) -> dict[str, Any]:
         """Entropy, top-1 and calibration over held-out tokens (babyllama/evaluation/token_statistics.py)."""
@@ -295,7 +271,7 @@ class ModelEvaluator:
         """Exact last words of held-out sentences (babyllama/evaluation/completion.py)."""
         from babyllama.evaluation.completion import completion_accuracy, completion_items, too_few
 
-        items = completion_items(self.documents, count, self.seed)
+        items = completion_items(self.documents, count, self.options.seed)
         figures, details = completion_accuracy(self.model, self.tokenizer, items, window=self.window, limit=count)
         figures = too_few(figures)
         if figures["accuracy"] is not None:
@@ -323,8 +299,8 @@ class ModelEvaluator:
         wanted = list(tasks) if tasks is not None else [*TASKS, *plugins.TASKS]
         unknown = [name for name in wanted if name not in TASKS and name not in plugins.TASKS]
         if unknown:
-            known = ", ".join([*TASKS, *plugins.TASKS])
-            raise ConfigError(f"--tasks: {', '.join(unknown)}: unknown; known: {known}")
+            raise ConfigError(f"--tasks: {', '.join(unknown)}: unknown; known: {', '.join([*TASKS, *plugins.TASKS])}")
+        # Each task's figures stand under its name; perplexity's are the results' own keys.
         results = self.header()
         own: dict[str, Callable[[], dict[str, Any]]] = {
             "perplexity": self.calculate_perplexity,
@@ -342,20 +318,16 @@ class ModelEvaluator:
 
     def header(self) -> dict[str, Any]:
         """What was scored, how and by which versions."""
-        from babyllama.common.provenance import versions
-
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": str(self.checkpoint),
-            "command": command_line(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "seed": self.seed,
+            **provenance(),
+            "seed": self.options.seed,
             "window": self.window,
-            "stride": self.stride,
+            "stride": self.options.stride,
             "device": self.device,
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "eval_data": self.eval_data or "the run's held-out set",
+            "eval_data": self.options.eval_data or "the run's held-out set",
             "data_fingerprint": self.training_metrics.get("data_fingerprint"),
         }
 
@@ -369,18 +341,10 @@ class ModelEvaluator:
         Returns:
             The results file.
         """
+        from babyllama.evaluation.result_files import write_results
         from babyllama.pages.run_page import write_evaluation_report
 
-        target = self.checkpoint / EVALUATION_RESULTS if output is None else Path(output).expanduser()
-        if target.suffix != ".json":
-            target = target / EVALUATION_RESULTS
-        write_json(target, results)
-        lines = "".join(to_json(item, indent=None) + "\n" for item in self.items)
-        (target.parent / EVALUATION_ITEMS).write_bytes(gzip.compress(lines.encode(), mtime=0))
-        samples = results.get("generation", {}).get("samples", [])
-        if samples:
-            blocks = [printable(sample["prompt"] + sample["completion"]) for sample in samples]
-            write_text_atomic(target.parent / SAMPLES, "\n\n---\n\n".join(blocks) + "\n")
+        target = write_results(results, self.items, output or self.checkpoint)
         write_evaluation_report(results, target.parent, self.checkpoint)
         return target
 
@@ -391,86 +355,43 @@ class ModelEvaluator:
         return write_evaluation_plots(results, Path(output))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line's flags."""
-    parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
-    parser.add_argument("checkpoint", help="a local model folder")
-    parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help="text to score, as it is")
-    parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="DIR", help="folders of pairs (BLiMP)")
-    parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs (filtered BLiMP)")
-    parser.add_argument(
-        "--pairs-half", choices=["even", "odd"], help="only pairs with such a pairID: choose, then report"
-    )
-    parser.add_argument("--screen-pairs", action="store_true", help="bfloat16 first: faster, the same choices")
-    parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(TASKS)} and a plugin's; default: all")
-    parser.add_argument("--num-samples", type=at_least(1), default=10, help="texts to generate (default: %(default)s)")
-    parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
-    parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help="0: greedy (default: %(default)s)")
-    parser.add_argument("--batch-size", default="auto", metavar="N", help="sequences a pass; changes no figure")
-    parser.add_argument("--window", type=at_least(1), metavar="N", help="tokens seen at once; default: as trained")
-    parser.add_argument("--stride", type=at_least(1), metavar="N", help="overlap windows: new tokens per window")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
-    parser.add_argument("--milestones", action="store_true", help="score all chck_* of a run, by words seen")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", metavar="PATH", help="a folder, or a .json file; default: the checkpoint's folder")
-    add_debug_flag(parser)
-    return parser
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of an evaluation."""
+    from babyllama.evaluation.options import add_arguments as add_evaluation_arguments
+
+    add_evaluation_arguments(parser, TASKS)
 
 
-def _batch_tokens(value: str, window: int) -> int | None:
-    if value == "auto":
-        return None
-    if not value.isdigit() or int(value) < 1:
-        raise ConfigError(f"--batch-size: {value!r}: auto or a positive number")
-    return int(value) * window
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    args = build_parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
+    """Score one checkpoint: perplexity, minimal pairs, generation, statistics, completion, speed."""
+    from babyllama.evaluation.options import options_of
+    from babyllama.pages.terminal import print_results
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
+    evaluator_of = partial(ModelEvaluator, options=options_of(args))
     tasks = args.tasks.split(",") if args.tasks else None
     if args.milestones:
         from babyllama.research.milestone_scores import score_milestones
 
-        written = score_milestones(Path(args.checkpoint), partial(evaluator_of, args), tasks, args.output)
-        say(f"written: {written}, page: {written.parent / 'report.html'}")
+        written = score_milestones(Path(args.checkpoint), evaluator_of, tasks, args.output)
+        say(f"written: {written}, page: {written.parent / REPORT}")
         return 0
-    evaluator = evaluator_of(args, args.checkpoint)
-    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {evaluator.stride or evaluator.window}")
+    evaluator = evaluator_of(args.checkpoint)
+    stride = evaluator.options.stride or evaluator.window
+    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {stride}")
     results = evaluator.run(tasks)
-    from babyllama.pages.terminal import print_results
-
     print_results(results)
     written = evaluator.save(results, args.output)
-    say(f"written: {written}, page: {written.parent / 'report.html'}")
+    say(f"written: {written}, page: {written.parent / REPORT}")
     return 0
 
 
-def evaluator_of(args: argparse.Namespace, checkpoint: str | Path) -> ModelEvaluator:
-    """The evaluator of a checkpoint that the flags describe."""
-    from babyllama.evaluation.generation import read_prompts
-
-    evaluator = ModelEvaluator(
-        checkpoint,
-        args.device,
-        eval_data=args.eval_data,
-        minimal_pairs=args.minimal_pairs,
-        pair_ids=args.pair_ids,
-        pairs_half=args.pairs_half,
-        window=args.window,
-        stride=args.stride,
-        prompts=read_prompts(args.custom_prompts),
-        num_samples=args.num_samples,
-        temperature=args.temperature,
-        seed=args.seed,
-        screen_pairs=args.screen_pairs,
-    )
-    evaluator.batch_tokens = _batch_tokens(args.batch_size, evaluator.window) or evaluator.batch_tokens
-    return evaluator
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and score the checkpoint."""
+    parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

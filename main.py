@@ -4,7 +4,9 @@
     python main.py --config config/llama-10M.yaml         data -> tokenizer -> train -> evaluate -> report
     python main.py --config config/llama-10M.yaml --train-path my_texts/
 
-Each stage also stands alone as a sub-command; `python main.py COMMAND --help` explains one.
+Each stage also stands alone as a sub-command; `python main.py COMMAND --help` explains one. A command is an entry of
+COMMANDS: most are modules with `add_arguments` and `run` (babyllama/common/command.py), those below belong to the
+pipeline itself.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.common.command import at_least, run_command
+from babyllama.common.command import Command, CommandParser, add_commands, at_least, program_name, run_command
 from babyllama.common.console import is_main_process, printable, say
 from babyllama.common.errors import ConfigError
 from babyllama.config.flags import add_config_flags, config_from_args, read_config
-from babyllama.pages.terminal import print_summary
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
@@ -31,20 +32,15 @@ ROOT = Path(__file__).resolve().parent
 QUICK_START = ROOT / "config" / "llama-10M.yaml"
 
 
-def pipeline(argv: Sequence[str]) -> int:
-    """Train, evaluate, report: the main job."""
-    args = pipeline_parser().parse_args(argv)
-    if args.config is None:
-        args.config = str(QUICK_START)
-    return run_pipeline(args)
+# The main job
 
 
 def run_pipeline(args: argparse.Namespace) -> int:
-    """The main job of parsed flags."""
-    config = config_from_args(args)
-
+    """Train, evaluate and report: the main job."""
+    from babyllama.pages.terminal import print_summary
     from train import train
 
+    config = config_from_args(args)
     result = train(config, resume=args.resume_from_checkpoint, overwrite=args.overwrite)
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
@@ -56,22 +52,8 @@ def run_pipeline(args: argparse.Namespace) -> int:
     return 0
 
 
-def pipeline_parser() -> argparse.ArgumentParser:
-    """The parser of the main job; the sub-commands have their own."""
-    listed = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="main.py",
-        description="Train a small language model from scratch, score it and write its report.",
-        epilog=f"sub-commands (python main.py COMMAND --help):\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"babyllama {__version__}")
-    add_config_flags(parser)
-    return parser
-
-
 def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
-    """Score the run on its held-out set, draw samples, and for the embedded corpus its minimal pairs."""
+    """Score the run on its held-out set, draw samples, and for the embedded corpus score its minimal pairs."""
     from babyllama.pages.run_page import write_run_report
     from evaluate import ModelEvaluator
 
@@ -85,17 +67,36 @@ def evaluate_run(config: Config, run_dir: Path) -> dict[str, Any]:
     return results
 
 
-def _prepare(argv: Sequence[str]) -> int:
-    """Clean a BabyLM download (or any folder of text) into a folder of clean files."""
-    parser = argparse.ArgumentParser(prog="main.py prepare", description=_prepare.__doc__)
+def _distill_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_flags(parser)
+    parser.add_argument("--teachers", metavar="A,B", help="run folders; default: the config's")
+    parser.add_argument("--student-config", metavar="FILE", help="the student's YAML (the same as --config)")
+
+
+def _distill(args: argparse.Namespace) -> int:
+    """Train a student on the text and on what teachers expect (the same flags as the main command)."""
+    args.config = args.student_config or args.config or str(ROOT / "config" / "distillation.yaml")
+    if args.teachers:
+        folders = ", ".join(f'"{path}"' for path in args.teachers.split(","))
+        args.overrides = [*args.overrides, f"distillation.teachers=[{folders}]"]
+    return run_pipeline(args)
+
+
+# Text
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--babylm-10m", metavar="PATH", help="training text: a folder of *.train or *.txt, or a file")
     parser.add_argument("--babylm-dev", metavar="PATH", help="held-out text: a folder of *.dev, or a file")
     parser.add_argument("--clean-domains", metavar="A,B", help="clean only these domains; others are copied as read")
     parser.add_argument("--speaker-labels", choices=["keep", "remove"], default="keep")
     parser.add_argument("--output", default="data/clean", help="folder to write (default: %(default)s)")
-    args = parser.parse_args(argv)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    """Clean a BabyLM download (or any folder of text) into a folder of clean files."""
     if not (args.babylm_10m or args.babylm_dev):
-        parser.error("give --babylm-10m, --babylm-dev or both")
+        raise ConfigError("prepare: give --babylm-10m, --babylm-dev or both")
 
     from data_utils import clean_folder
 
@@ -108,16 +109,15 @@ def _prepare(argv: Sequence[str]) -> int:
     return 0
 
 
-def _synthetic(argv: Sequence[str]) -> int:
-    """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
-    parser = argparse.ArgumentParser(prog="main.py synthetic", description=_synthetic.__doc__)
-    parser.add_argument(
-        "--words", type=at_least(1_000), default=850_000, help="words of training text (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+def _synthetic_arguments(parser: argparse.ArgumentParser) -> None:
+    words = "words of training text (default: %(default)s)"
+    parser.add_argument("--words", type=at_least(1_000), default=850_000, help=words)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the text (default: %(default)s)")
     parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
-    args = parser.parse_args(argv)
 
+
+def _synthetic(args: argparse.Namespace) -> int:
+    """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
     from babyllama.common.files import to_json, write_text_atomic
     from babyllama.data import synthetic
 
@@ -133,158 +133,39 @@ def _synthetic(argv: Sequence[str]) -> int:
     return 0
 
 
-def _tokenizer(argv: Sequence[str]) -> int:
+def _tokenizer_arguments(parser: argparse.ArgumentParser) -> None:
+    from babyllama.corpus import tokenizer_command
+
+    tokenizer_command.add_arguments(parser)
+
+
+def _tokenizer(args: argparse.Namespace) -> int:
     """Train a byte-level BPE, look at what a tokenizer does with text, or compare several."""
     from babyllama.config.schema import DataConfig
     from babyllama.corpus import tokenizer_command
     from data_utils import DataProcessor
 
-    parser = argparse.ArgumentParser(prog="main.py tokenizer", description=_tokenizer.__doc__)
-    tokenizer_command.add_arguments(parser)
-    args = parser.parse_args(tokenizer_command.with_action(argv))
     return tokenizer_command.run(args, lambda path: DataProcessor(DataConfig(train_path=path)).train_documents())
 
 
-def _babylm(argv: Sequence[str]) -> int:
-    """The BabyLM challenge: score a run and its checkpoints, fine-tune, make and check the submission."""
-    from babyllama.babylm import command
+def _with_action(argv: Sequence[str]) -> list[str]:
+    from babyllama.corpus.tokenizer_command import with_action
 
-    parser = argparse.ArgumentParser(prog="main.py babylm", description=_babylm.__doc__)
-    command.add_arguments(parser)
-    args = parser.parse_args(argv)
-    if args.action != "check":
-        return command.run(args)
-    from train import prepare_data
-
-    return command.run(args, prepare_data)
+    return with_action(argv)
 
 
-def _generate(argv: Sequence[str]) -> int:
-    """Write text with a trained model; without --prompt, reads prompts line by line."""
-    parser = argparse.ArgumentParser(prog="main.py generate", description=_generate.__doc__)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--prompt", action="append", help="may be given several times")
-    parser.add_argument("--max-new-tokens", type=at_least(1), default=100)
-    parser.add_argument(
-        "--temperature", type=at_least(0, float), default=0.8, help="0 is greedy (default: %(default)s)"
-    )
-    parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
-    args = parser.parse_args(argv)
-
-    from babyllama.plugins import load_plugins
-    from evaluate import ModelEvaluator
-
-    load_plugins(args.plugin)
-
-    evaluator = ModelEvaluator(args.checkpoint, device=args.device)
-    for number, prompt in enumerate(args.prompt or _typed_prompts()):
-        texts = evaluator.generate(
-            [prompt] * args.num_samples,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            seed=args.seed + number,
-        )
-        for text in texts:
-            say(printable(prompt + text))
-            say()
-    return 0
+# Sweeps
 
 
-def _typed_prompts() -> Any:
-    """Lines from the keyboard or a pipe; Ctrl-D ends."""
-    if sys.stdin.isatty():
-        say("type a prompt and Enter; Ctrl-D ends")
-    for line in sys.stdin:
-        if line.strip():
-            yield line.rstrip("\n")
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    from babyllama.research.sweep_flags import add_sweep_flags
+
+    add_config_flags(parser)
+    add_sweep_flags(parser)
 
 
-def _surprisal(argv: Sequence[str]) -> int:
-    """Surprisal of words, regions and texts in bits: a table of stimuli in, a table out."""
-    from babyllama.evaluation import surprisal_command
-
-    parser = argparse.ArgumentParser(prog="main.py surprisal", description=_surprisal.__doc__)
-    surprisal_command.add_arguments(parser)
-    return surprisal_command.run(parser.parse_args(argv))
-
-
-def _corpus(argv: Sequence[str]) -> int:
-    """Look a corpus through: what it holds, what is double, what of an evaluation stands in it."""
-    from babyllama.corpus import command
-
-    parser = argparse.ArgumentParser(prog="main.py corpus", description=_corpus.__doc__)
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(argv))
-
-
-def _export(argv: Sequence[str]) -> int:
-    """Write a GGUF file of a Llama or GPT-2 for llama.cpp and Ollama, compared with the model before it is kept."""
-    from babyllama.sharing import export_command
-
-    parser = argparse.ArgumentParser(prog="main.py export", description=_export.__doc__)
-    export_command.add_arguments(parser)
-    return export_command.run(parser.parse_args(argv))
-
-
-def _publish(argv: Sequence[str]) -> int:
-    """Put a finished run on the Hugging Face hub, its milestones as branches; the same command goes on."""
-    from babyllama.sharing import publish_command
-
-    parser = argparse.ArgumentParser(prog="main.py publish", description=_publish.__doc__)
-    publish_command.add_arguments(parser)
-    return publish_command.run(parser.parse_args(argv))
-
-
-def _presets(argv: Sequence[str]) -> int:
-    """List the presets: parameters, memory to train, tokens per step."""
-    argparse.ArgumentParser(prog="main.py presets", description=_presets.__doc__).parse_args(argv)
-
-    from babyllama.models.architectures import presets
-    from babyllama.pages.terminal import print_presets
-
-    print_presets(presets())
-    return 0
-
-
-def _schema(argv: Sequence[str]) -> int:
-    """Print the JSON Schema of the configuration, for editors."""
-    argparse.ArgumentParser(prog="main.py schema", description=_schema.__doc__).parse_args(argv)
-
-    from babyllama.common.files import to_json
-    from babyllama.config.loading import json_schema
-
-    say(to_json(json_schema()))
-    return 0
-
-
-def _train(argv: Sequence[str]) -> int:
-    import train
-
-    return train.main(argv)
-
-
-def _distill(argv: Sequence[str]) -> int:
-    """Train a student on the text and on what teachers expect (the same flags as the main command)."""
-    parser = pipeline_parser()
-    parser.prog, parser.description, parser.epilog = "main.py distill", _distill.__doc__, None
-    parser.add_argument("--teachers", metavar="A,B", help="run folders; default: the config's")
-    parser.add_argument("--student-config", metavar="FILE", help="the student's YAML (the same as --config)")
-    args = parser.parse_args(argv)
-    args.config = args.student_config or args.config or str(ROOT / "config" / "distillation.yaml")
-    if args.teachers:
-        folders = ", ".join(f'"{path}"' for path in args.teachers.split(","))
-        args.overrides = [*args.overrides, f"distillation.teachers=[{folders}]"]
-    return run_pipeline(args)
-
-
-def _sweep(argv: Sequence[str]) -> int:
+def _sweep(args: argparse.Namespace) -> int:
     """Train recipes that differ in a few keys, several seeds each, and compare them; the same command goes on."""
-    args = sweep_parser().parse_args(argv)
-    args.config = args.config or str(QUICK_START)
-
     from babyllama.pages.tables import print_tables
     from babyllama.research.sweep_flags import check_page, sweep_folder, sweep_options, train_arguments
     from babyllama.research.sweep_plan import plan_sweep
@@ -292,6 +173,8 @@ def _sweep(argv: Sequence[str]) -> int:
     from babyllama.training.folder_lock import run_lock
     from benchmark import BENCHMARKS
 
+    # Plan: every recipe is built once, so that what is wrong is told before anything is trained.
+    args.config = args.config or str(QUICK_START)
     plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
     folder = sweep_folder(args, plan)
     check_page(args, BENCHMARKS)
@@ -302,6 +185,8 @@ def _sweep(argv: Sequence[str]) -> int:
         print_tables([plan_table(sweep)])
         say(plan_line(sweep))
         return 0
+
+    # Train one run after the other, each in a process of its own, and compare them.
     with run_lock(folder):
         sweep.open(overwrite=args.overwrite)
         for line in (*plan.notes, plan_line(sweep)):
@@ -311,18 +196,12 @@ def _sweep(argv: Sequence[str]) -> int:
     return 1 if sweep.failed or not compared else 0
 
 
-def sweep_parser() -> argparse.ArgumentParser:
-    """A training's flags, and those of a search."""
-    from babyllama.research.sweep_flags import add_sweep_flags
-
-    parser = pipeline_parser()
-    parser.prog, parser.description, parser.epilog = "main.py sweep", _sweep.__doc__, None
-    add_sweep_flags(parser)
-    return parser
-
-
 def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
-    """Tables, the best recipe as YAML, and benchmark.py's page of all finished runs; whether all could be compared."""
+    """Write tables, the best recipe as YAML, and benchmark.py's page of all finished runs.
+
+    Returns:
+        Whether all runs could be compared.
+    """
     from babyllama.config.loading import save_config
     from babyllama.pages.tables import print_tables
     from babyllama.research.sweep_flags import page_config
@@ -348,53 +227,146 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     return not suite.failed
 
 
-def _evaluate(argv: Sequence[str]) -> int:
-    import evaluate
-
-    return evaluate.main(argv)
+# Using a model
 
 
-def _benchmark(argv: Sequence[str]) -> int:
-    import benchmark
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a local model folder")
+    parser.add_argument("--prompt", action="append", help="may be given several times")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=100, help="(default: %(default)s)")
+    greedy = "0 is greedy (default: %(default)s)"
+    parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help=greedy)
+    parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of sampling (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
 
-    return benchmark.main(argv)
+
+def _generate(args: argparse.Namespace) -> int:
+    """Write text with a trained model; without --prompt, reads prompts line by line."""
+    from babyllama.plugins import load_plugins
+    from evaluate import ModelEvaluator
+
+    load_plugins(args.plugin)
+    evaluator = ModelEvaluator(args.checkpoint, device=args.device)
+    settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    for number, prompt in enumerate(args.prompt or _typed_prompts()):
+        for text in evaluator.generate([prompt] * args.num_samples, seed=args.seed + number, **settings):
+            say(printable(prompt + text))
+            say()
+    return 0
 
 
-def _test(argv: Sequence[str]) -> int:
-    import run_tests
+def _typed_prompts() -> Iterable[str]:
+    """Yield lines from the keyboard or a pipe; Ctrl-D ends."""
+    if sys.stdin.isatty():
+        say("type a prompt and Enter; Ctrl-D ends")
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\n")
 
-    return run_tests.main(argv)
+
+def _babylm_arguments(parser: argparse.ArgumentParser) -> None:
+    from babyllama.babylm import command
+
+    command.add_arguments(parser)
 
 
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "prepare": (_prepare, "clean a BabyLM download into a folder of clean text"),
-    "synthetic": (_synthetic, "write the embedded corpus and its minimal pairs to files"),
-    "tokenizer": (_tokenizer, "train a byte-level BPE tokenizer, inspect one, compare several"),
-    "train": (_train, "train only (the same flags)"),
-    "distill": (_distill, "train a student from teachers"),
-    "sweep": (_sweep, "search over recipes, several seeds each, and compare them"),
-    "evaluate": (_evaluate, "score one checkpoint (evaluate.py)"),
-    "benchmark": (_benchmark, "compare several runs with statistics (benchmark.py)"),
-    "babylm": (_babylm, "the BabyLM challenge: score, finetune, submit, check"),
-    "generate": (_generate, "prompt in, text out"),
-    "corpus": (_corpus, "what a corpus holds: duplicates, leaks, languages, encoding"),
-    "surprisal": (_surprisal, "surprisal of words, regions and texts of a table"),
-    "export": (_export, "a GGUF file for llama.cpp and Ollama"),
-    "publish": (_publish, "a run on the Hugging Face hub, milestones as branches"),
-    "presets": (_presets, "table of the presets"),
-    "schema": (_schema, "JSON Schema of the configuration"),
-    "test": (_test, "lint and tests (run_tests.py)"),
+def _babylm(args: argparse.Namespace) -> int:
+    """The BabyLM challenge: score a run and its checkpoints, fine-tune, make and check the submission."""
+    from babyllama.babylm import command
+
+    if args.action != "check":
+        return command.run(args)
+    from train import prepare_data
+
+    return command.run(args, prepare_data)
+
+
+# Looking things up
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    """A command without flags."""
+
+
+def _presets(args: argparse.Namespace) -> int:
+    """List the presets: parameters, memory to train, tokens per step."""
+    from babyllama.models.architectures import presets
+    from babyllama.pages.terminal import print_presets
+
+    print_presets(presets())
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    """Print the JSON Schema of the configuration, for editors."""
+    from babyllama.common.files import to_json
+    from babyllama.config.loading import json_schema
+
+    say(to_json(json_schema()))
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "prepare": Command(
+        "clean a BabyLM download into a folder of clean text", add_arguments=_prepare_arguments, run=_prepare
+    ),
+    "synthetic": Command(
+        "write the embedded corpus and its minimal pairs to files", add_arguments=_synthetic_arguments, run=_synthetic
+    ),
+    "tokenizer": Command(
+        "train a byte-level BPE tokenizer, inspect one, compare several",
+        add_arguments=_tokenizer_arguments,
+        run=_tokenizer,
+        complete=_with_action,
+    ),
+    "corpus": Command("what a corpus holds: duplicates, leaks, languages, encoding", "babyllama.corpus.command"),
+    "train": Command("train only (the same flags)", "train"),
+    "distill": Command("train a student from teachers", add_arguments=_distill_arguments, run=_distill),
+    "sweep": Command(
+        "search over recipes, several seeds each, and compare them", add_arguments=_sweep_arguments, run=_sweep
+    ),
+    "evaluate": Command("score one checkpoint (evaluate.py)", "evaluate"),
+    "benchmark": Command("compare several runs with statistics (benchmark.py)", "benchmark"),
+    "generate": Command("prompt in, text out", add_arguments=_generate_arguments, run=_generate),
+    "surprisal": Command("surprisal of words, regions and texts of a table", "babyllama.evaluation.surprisal.command"),
+    "babylm": Command(
+        "the BabyLM challenge: score, fine-tune, submit, check", add_arguments=_babylm_arguments, run=_babylm
+    ),
+    "publish": Command("a run on the Hugging Face hub, milestones as branches", "babyllama.sharing.publish_command"),
+    "export": Command("a GGUF file for llama.cpp and Ollama", "babyllama.sharing.export_command"),
+    "presets": Command("table of the presets", add_arguments=_no_arguments, run=_presets),
+    "schema": Command("JSON Schema of the configuration", add_arguments=_no_arguments, run=_schema),
+    "test": Command("lint and tests (run_tests.py)", "run_tests"),
 }
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
+    """Build the parser of the main job, and the parsers of its commands by name."""
+    parser = argparse.ArgumentParser(
+        prog=program_name(), description="Train a small language model from scratch, score it and write its report."
+    )
+    parser.add_argument("--version", action="version", version=f"babyllama {__version__}")
+    add_config_flags(parser)
+    return parser, add_commands(parser, COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command where the first word names one, else the main job."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]][0](argv[1:])
-    if argv and not argv[0].startswith("-"):
+    if argv and argv[0] not in COMMANDS and not argv[0].startswith("-"):
         raise ConfigError(_unknown_command(argv[0]))
-    return pipeline(argv)
+    parser, parsers = build_parser()
+    if argv and argv[0] in COMMANDS:
+        command = COMMANDS[argv[0]]
+        args = parsers[argv[0]].parse_args(command.complete(argv[1:]))
+        return command.attribute("run")(args)
+    args = parser.parse_args(argv)
+    if args.command:  # its flags would silently win over those in front of it
+        raise ConfigError(f"{args.command}: a command comes first: {program_name()} {args.command} FLAGS")
+    args.config = args.config or str(QUICK_START)
+    return run_pipeline(args)
 
 
 def _unknown_command(word: str) -> str:

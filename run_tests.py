@@ -35,16 +35,18 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
     return [*found, tests]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stages; the exit code is that of the first that fails."""
-    parser = argparse.ArgumentParser(prog="run_tests.py", description="Lint, then the tests.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that select tests."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--fast", action="store_true", help="only the fast tests")
     which.add_argument("--integration", action="store_true", help="only the integration tests")
     which.add_argument("--all", action="store_true", help="also the slow ones and those that need a GPU")
     parser.add_argument("--coverage", action="store_true", help="line coverage, also as pages in htmlcov/")
     parser.add_argument("--no-lint", action="store_true", help="tests only")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run lint and tests; the exit code is that of the first stage that fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
     for command in commands(args):
         print("$", " ".join(["python", *command[1:]]), flush=True)
@@ -52,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code:
             return code
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the tests."""
+    parser = argparse.ArgumentParser(prog="run_tests.py", description="Lint, then the tests.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -351,17 +351,26 @@ def save_and_score(
     return distributed.on_rank_zero(on_rank_zero)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: trains only."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train one model from a YAML config.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a training."""
     add_config_flags(parser)
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train one model and score it on its held-out documents."""
     result = train(config_from_args(args), resume=args.resume_from_checkpoint, overwrite=args.overwrite)
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
     else:
         say(f"saved: {result.run_dir}   next: python evaluate.py {result.run_dir}")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog="train.py", description="Train one model from a YAML config.")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def test_a_kill_leaves_no_half_written_milestone(text: Path, tmp_path: Path) -> 
     """SIGKILL while one is written, then between two of them: whole folders only, and the resume has them all."""
     code = (
         "import os, sys; from pathlib import Path; from tests.test_train import config_for; from train import train\n"
-        "from babyllama import milestones\n"
+        "from babyllama.research import milestones\n"
         "from tests.test_milestones import RECIPE\n"
         "text, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
         "count, plain = 0, milestones.write_json\n"

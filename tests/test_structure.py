@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "plugins": {"common"},
     "common": set(),
 }
-MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 14, 480, 55
+MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 14, 400, 55
 
 
 def _imports(path: Path, top_level_only: bool = False) -> set[str]:

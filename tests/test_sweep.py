@@ -25,16 +25,8 @@ from babyllama.comparison.options import run_folders
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
-from babyllama.research.sweep_plan import (
-    Axis,
-    Run,
-    SweepOptions,
-    SweepPlan,
-    check_extension,
-    plan_sweep,
-    recipe_name,
-    value_text,
-)
+from babyllama.research.sweep_names import recipe_name, value_text
+from babyllama.research.sweep_plan import Axis, Run, SweepOptions, SweepPlan, check_extension, plan_sweep
 from babyllama.research.sweep_runs import Sweep, _last_words, _run_child, plan_line, results_table, runs_as_csv
 from babyllama.training.stop_signals import StopSignals
 

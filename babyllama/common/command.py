@@ -1,12 +1,19 @@
-"""Run a command line: errors become one line each and an exit code."""
+"""The command line: a table of sub-commands, and what turns errors into one line and an exit code.
+
+A command is a module with `add_arguments(parser)` and `run(args)`. It is imported when the command is used, or when the
+whole tree is wanted (shell completion, the documentation), so `--help` loads none of them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from babyllama.common import distributed
@@ -90,3 +97,76 @@ def _unexpected(error: Exception, debug: bool) -> int:
     first = str(error).strip().split("\n")[0]
     print(f"internal error: {type(error).__name__}: {first} (--debug shows the traceback)", file=sys.stderr)
     return 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Attributes:
+        summary: One line for the list of commands.
+        module: Name of the module with `add_arguments` and `run`, whose docstring's first line is the description.
+        add_arguments: Adds the flags, where they are not the module's.
+        run: Does the work of parsed flags and returns the exit code, where it is not the module's.
+        complete: Completes the arguments before they are parsed.
+    """
+
+    summary: str
+    module: str | None = None
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    run: Callable[[argparse.Namespace], int] | None = None
+    complete: Callable[[Sequence[str]], list[str]] = list
+
+    def attribute(self, name: str) -> Callable[..., Any]:
+        """Return `add_arguments` or `run`, the command's own or its module's."""
+        own = getattr(self, name)
+        return own or getattr(importlib.import_module(str(self.module)), name)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A sub-command's parser, which takes its flags when it is first used."""
+
+    command: Command | None = None
+
+    def fill(self) -> CommandParser:
+        """Add the command's flags and its description."""
+        command, self.command = self.command, None
+        if command is not None:
+            command.attribute("add_arguments")(self)
+            self.description = (command.attribute("run").__doc__ or command.summary).strip().split("\n")[0]
+        return self
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Fill the parser, then parse."""
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """Fill the parser, then make its help."""
+        self.fill()
+        return super().format_help()
+
+
+def program_name() -> str:
+    """Return `babyllama` where the installed command was started, else `main.py`."""
+    return "babyllama" if Path(sys.argv[0]).name.startswith("babyllama") else "main.py"
+
+
+def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command]) -> dict[str, CommandParser]:
+    """Add sub-commands to a parser.
+
+    Args:
+        parser: The program's parser.
+        commands: Name -> command, in the order of the help.
+
+    Returns:
+        Name -> parser of each, empty until it is used (`CommandParser.fill`).
+    """
+    actions = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=CommandParser, required=False
+    )
+    found = {}
+    for name, command in commands.items():
+        found[name] = actions.add_parser(name, help=command.summary)
+        found[name].command = command
+    return found

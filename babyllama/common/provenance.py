@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import babyllama
 from babyllama.common import distributed
@@ -40,3 +42,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def provenance() -> dict[str, Any]:
+    """Return what every results file says of its making: command, time (UTC) and versions."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command_line(), "created": created, "versions": versions()}

@@ -98,9 +98,13 @@ def run_folders(patterns: Sequence[str]) -> list[str | Path]:
     return found
 
 
-def build_parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
-    """The command line's flags."""
-    parser = argparse.ArgumentParser(prog="benchmark.py", description="Compare several runs.")
+def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) -> None:
+    """Add the flags of a comparison.
+
+    Args:
+        parser: Gets the flags.
+        benchmarks: Names of the built-in benchmarks, for the help text.
+    """
     parser.add_argument(
         "checkpoints", nargs="*", help="run folders, or a sweep's (default: every finished run under models/)"
     )
@@ -130,7 +134,6 @@ def build_parser(benchmarks: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", default=".", metavar="DIR", help="folder for results and page (default: here)")
     add_debug_flag(parser)
-    return parser
 
 
 def config_of(args: argparse.Namespace) -> BenchmarkConfig:

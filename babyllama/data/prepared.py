@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from babyllama.common.file_hashes import file_hash
+from babyllama.config.schema import DataConfig
+from babyllama.data import sources
 from babyllama.data.token_store import TokenSplit
 
 if TYPE_CHECKING:
@@ -46,3 +49,24 @@ class PreparedData:
     def train_words(self) -> int:
         """Words of the training documents."""
         return int(self.train.words.sum())
+
+
+def cleaner_names(cleaners: dict[str, Any]) -> list[str]:
+    """Return what tells one set of cleaning rules from another: domain and function of each."""
+    return sorted(f"{name}:{getattr(cleaner, '__qualname__', cleaner)}" for name, cleaner in cleaners.items())
+
+
+def path_content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
+    """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
+    if path == "synthetic":
+        from babyllama.data.synthetic import SYNTHETIC_VERSION
+
+        return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
+    if path.startswith("hf:"):
+        return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
+    return [(f.name, file_hash(f, cache / "hashes")) for f in sources.find_files(path, split, path_key(split))]
+
+
+def path_key(split: str) -> str:
+    """Return the configuration's key of a split's path, for messages."""
+    return "data.train_path" if split == "train" else "data.eval_path"

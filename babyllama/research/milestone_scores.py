@@ -70,7 +70,7 @@ def score_milestones(
 
 
 def _default_tasks(evaluator: Any) -> list[str]:
-    pairs = evaluator.pair_paths or evaluator.learned_embedded_corpus()
+    pairs = evaluator.options.minimal_pairs or evaluator.learned_embedded_corpus()
     return ["perplexity", "minimal_pairs"] if pairs else ["perplexity"]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from babyllama.common.errors import ConfigError
 from babyllama.comparison.options import BenchmarkConfig
 from babyllama.config.flags import FLAGS, SWITCHES, flags_of, read_config
-from babyllama.research.sweep_plan import SweepOptions, SweepPlan, value_text
+from babyllama.research.sweep_names import value_text
+from babyllama.research.sweep_plan import SweepOptions, SweepPlan
 
 BENCHMARKS = (
     "perplexity,minimal_pairs,completion"  # of the page at the end; speed and samples are a recipe's last worry

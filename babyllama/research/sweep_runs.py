@@ -33,7 +33,8 @@ from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.pages.tables import TableData
-from babyllama.research.sweep_plan import Run, SweepPlan, check_extension, value_text
+from babyllama.research.sweep_names import value_text
+from babyllama.research.sweep_plan import Run, SweepPlan, check_extension
 from babyllama.training import checkpoints
 from babyllama.training.run_folder import remove_run
 from babyllama.training.stop_signals import StopSignals

@@ -14,7 +14,7 @@ import torch
 
 from babyllama.common.errors import BabyLlamaError
 from babyllama.evaluation.minimal_pairs import score_sentences
-from babyllama.evaluation.surprisal import BITS, boundary_tokens, score_texts
+from babyllama.evaluation.surprisal.scores import BITS, boundary_tokens, score_texts
 from main import main
 
 TEXTS = [
@@ -73,7 +73,7 @@ def test_a_script_without_spaces_has_no_word_boundary(tiny_llama: Any, tiny_toke
 
 
 def test_a_token_over_two_words_makes_one_of_them() -> None:
-    from babyllama.evaluation.surprisal import TextSurprisal
+    from babyllama.evaluation.surprisal.scores import TextSurprisal
 
     spans = [(0, 2), (2, 3), (3, 4)]  # 小狗 is one token
     found = TextSurprisal("小狗跑了", spans, ["小狗", "跑", "了"], np.array([1.0, 2.0, 4.0]), None)

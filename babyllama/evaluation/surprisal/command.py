@@ -33,7 +33,7 @@ from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.records import ROWS, kind_of, read_rows, require_column
 
 if TYPE_CHECKING:
-    from babyllama.evaluation.surprisal import TextSurprisal, Unit
+    from babyllama.evaluation.surprisal.scores import TextSurprisal, Unit
 
 LEVELS = ("token", "word", "region", "text")
 COLUMNS = ("run", "row", "level", "number", "unit", "start", "end", "tokens", "bits", "bits_corrected", "length")
@@ -158,7 +158,7 @@ def _names(runs: list[str]) -> dict[str, Path]:
 def _score(
     folder: Path, texts: list[str], contexts: list[str] | None, window: int | None, device: str
 ) -> list[TextSurprisal]:
-    from babyllama.evaluation.surprisal import score_texts
+    from babyllama.evaluation.surprisal.scores import score_texts
     from babyllama.models.loading import load_model, load_tokenizer_of
     from babyllama.models.runtime import resolve_device
 

@@ -1,0 +1,127 @@
+"""The runs of a comparison: each is loaded when it is first measured and let go where memory is short."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from babyllama.common.errors import ConfigError
+from babyllama.config.run_layout import TRAINING_LOG
+
+COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
+
+
+class BenchmarkRun:
+    """One checkpoint under test: what a benchmark function is given.
+
+    Args:
+        path: The checkpoint's folder.
+        name: Its name in tables.
+        evaluator_of: Makes the ModelEvaluator of a folder (root module evaluate.py, which no room imports).
+
+    Attributes:
+        path: Its folder.
+        name: Its name in tables.
+        items: Per-item scores as the evaluator's sidecar has them.
+        results: Figures by benchmark.
+    """
+
+    def __init__(self, path: Path, name: str, evaluator_of: Callable[[Path], Any]) -> None:
+        self.path, self.name = path, name
+        self._evaluator_of = evaluator_of
+        self._evaluator: Any = None
+        self.items: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
+
+    @property
+    def evaluator(self) -> Any:
+        """The run's ModelEvaluator, loaded at first use."""
+        if self._evaluator is None:
+            self._evaluator = self._evaluator_of(self.path)
+        return self._evaluator
+
+    @property
+    def model(self) -> Any:
+        """The model in evaluation mode."""
+        return self.evaluator.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.evaluator.tokenizer
+
+    @cached_property
+    def training_metrics(self) -> dict[str, Any]:
+        """training_metrics.json, empty for a foreign checkpoint."""
+        return self.evaluator.training_metrics
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the checkpoint's files."""
+        from babyllama.evaluation.score_cache import checkpoint_content
+
+        return checkpoint_content(self.path)
+
+    @cached_property
+    def held_out_fingerprint(self) -> str:
+        """Of the text it was held to during training.
+
+        Raises:
+            DataError: It is not a run of ours, or its text is gone.
+        """
+        from babyllama.data.documents import documents_fingerprint
+
+        return self.training_metrics.get("held_out_fingerprint") or documents_fingerprint(self.evaluator.documents)
+
+    def release(self) -> None:
+        """Let go of the model's memory."""
+        self._evaluator = None
+
+
+def named_folders(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
+    """Return folders by their names; a name that occurs twice gets its parent's in front.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    paths = list(dict.fromkeys(Path(path).expanduser().resolve() for path in checkpoints))
+    if not paths:
+        raise ConfigError("no runs to compare: give their folders, e.g. python benchmark.py models/*")
+    names = [path.name for path in paths]
+    return {path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path for path in paths}
+
+
+def resolve_groups(groups: Mapping[str, Sequence[str]], runs: Sequence[BenchmarkRun]) -> dict[str, list[str]]:
+    """Return groups by run names; a member may be given as a name, a folder or a glob."""
+    names = {run.path: run.name for run in runs}
+    found: dict[str, list[str]] = {}
+    for group, members in groups.items():
+        paths = {Path(p).expanduser().resolve() for m in members for p in glob.glob(m)}
+        found[group] = [n for path, n in names.items() if path in paths or n in members]
+    return found
+
+
+def run_facts(run: BenchmarkRun, groups: Sequence[Any]) -> dict[str, Any]:
+    """Return what benchmark_results.json says of one run.
+
+    Args:
+        run: After its benchmarks.
+        groups: From `babyllama.comparison.differences.group_runs`; one of them holds the run.
+    """
+    from babyllama.data.tokenizer import tokenizer_fingerprint
+    from babyllama.pages.run_page import read_log
+
+    return {
+        "path": str(run.path),
+        "group": next(group.name for group in groups if run.name in group.runs),
+        "type": run.model.config.model_type,
+        "num_parameters": sum(p.numel() for p in run.model.parameters()),
+        "tokenizer": tokenizer_fingerprint(run.tokenizer),
+        "window": run.evaluator.window,
+        "cost": {key: run.training_metrics.get(key) for key in COST_KEYS},
+        "benchmarks": run.results,
+        "log": [entry for entry in read_log(run.path / TRAINING_LOG) if "valid_loss" in entry],
+    }
