@@ -233,7 +233,11 @@ class DataProcessor:
             self._say_if_foreign(path, split)
             return tokenizer
         if path is None:
-            folder = cache / "tokenizers" / content_key(split, self.data.vocab_size)
+            folder = (
+                cache
+                / "tokenizers"
+                / content_key(split, self.data.vocab_size, *["prefix space"] * self.data.prefix_space)
+            )
             if read_sealed(folder) is not None:
                 return load_tokenizer(folder)
         tokenizer = self._train_tokenizer(cache, split)
@@ -258,7 +262,7 @@ class DataProcessor:
         text = self._corpus_text(cache, split)
         if not text.train.total("words", TRAIN):
             raise DataError(f"data.train_path: {self.data.train_path}: no text in it (empty, or only white space)")
-        tokenizer, notes = train_on(text, self.data.vocab_size)
+        tokenizer, notes = train_on(text, self.data.vocab_size, prefix_space=self.data.prefix_space)
         self.notes += notes
         return tokenizer
 

@@ -319,6 +319,7 @@ def save_and_score(
     def on_rank_zero() -> dict[str, Any]:
         from babyllama.evaluation.perplexity import score_held_out
         from babyllama.models.loading import load_model
+        from babyllama.models.older_readers import write_old_names
         from babyllama.pages.model_card import write_model_card
         from babyllama.training.record import training_metrics
         from data_utils import DataProcessor
@@ -327,6 +328,7 @@ def save_and_score(
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         model.save_pretrained(run_dir, state_dict=weights)
         data.tokenizer.save_pretrained(run_dir)
+        write_old_names(run_dir)
 
         # Its score, and the teachers' beside it, by the definition of evaluate.py.
         say("scoring the saved model on the held-out documents")

@@ -67,6 +67,8 @@ class DataConfig(Section):
     vocab_size: Literal["auto"] | Annotated[int, Field(ge=260, le=1_000_000)] = 16_000
     """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it); auto: doubled from
     1,000 as long as that makes the text 5% shorter."""
+    prefix_space: bool = False
+    """Let the tokenizer that is trained put a blank in front of every text (BabyLM's reading task asks for it)."""
     seq_length: int = Field(128, ge=8, le=65_536)
     """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
     eval_samples: Optional(Annotated[int, Field(ge=1)]) = None

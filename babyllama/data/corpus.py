@@ -151,7 +151,9 @@ def _first_words(words: np.ndarray, candidates: np.ndarray, max_words: int | Non
     return np.where(candidates & ~reached, TRAIN, UNUSED).astype(np.uint8)
 
 
-def train_on(text: CorpusText, vocab_size: int | Literal["auto"]) -> tuple[PreTrainedTokenizerFast, list[str]]:
+def train_on(
+    text: CorpusText, vocab_size: int | Literal["auto"], *, prefix_space: bool = False
+) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """A tokenizer of at most `vocab_size` tokens trained on a corpus's training documents, and lines for the user."""
     from babyllama.data.tokenizer import AUTO_SIZES, carried_size, train_tokenizer
 
@@ -162,7 +164,7 @@ def train_on(text: CorpusText, vocab_size: int | Literal["auto"]) -> tuple[PreTr
     wanted = AUTO_SIZES[-1] if vocab_size == "auto" else vocab_size
     carried = max(260, min(wanted, carried_size(words)))
     with transfer("training the tokenizer", size // every) as seen:
-        tokenizer = train_tokenizer(text.training_texts(every, seen), carried)
+        tokenizer = train_tokenizer(text.training_texts(every, seen), carried, prefix_space=prefix_space)
     give_back_memory()
     if vocab_size == "auto":
         return _of_chosen_size(tokenizer, text, notes)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from babyllama.data.tokenizer import encode_documents
+from babyllama.data.tokenizer import encode_documents, without_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,6 +68,7 @@ class DocumentEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        tokenizer, self.prefix = without_prefix(tokenizer)
         self.tokenizer = tokenizer
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.dtype = token_dtype(len(tokenizer))
@@ -81,6 +82,8 @@ class DocumentEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """Each text's ids in the stored type, with BOS and EOS."""
+        if self.prefix:
+            texts = [self.prefix + text if text else text for text in texts]
         if not self.by_pieces:
             return [self.bos + self._stored(ids) + self.eos for ids in encode_documents(self.tokenizer, texts)]
         found: list[bytes] = []

@@ -9,6 +9,9 @@ Merges do not cross words, which GPT-2's rule tells apart. For it a combining ma
 words, and no merge can join a consonant with its vowel. So in text where more than one in fifty letters is a mark
 (Indic scripts, Thai, Khmer, vocalized Hebrew) words are told apart by the same rule with marks among the letters.
 
+With `prefix_space` every text is read as if a blank stood in front of it, so that a word has the same tokens at the
+start of a text as inside; decoding takes that one blank away again, and the round trip stays lossless.
+
 Text of a corpus that spells `</s>` is text, not a token: `encode_documents` switches the special spelling off.
 """
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+IN_FRONT = " "
 SPECIAL = (PAD, BOS, EOS)
 OWN_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # one class, by its old and its new name
 BLANK = "\u2581"  # SentencePiece's sign for a blank
@@ -56,13 +60,14 @@ LOOK_FROM = 20_000  # characters; shorter documents are not looked through
 _ENDLESS = re.compile(rf"\S{{{ENDLESS},}}")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, *, prefix_space: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE.
 
     Args:
         texts: Training text, document by document; only the train split.
         vocab_size: Tokens wanted, the three special ones and 256 bytes among them. Fewer come out where the text has
             no further pair that occurs twice.
+        prefix_space: Whether the tokenizer puts a blank in front of every text.
 
     Returns:
         A fast tokenizer that adds `<s>` in front.
@@ -86,7 +91,51 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(map(_without_endless_words, chain(first, texts)), trainer)
+    if prefix_space:
+        _put_blank_in_front(tokenizer)
     return wrap(tokenizer)
+
+
+def _put_blank_in_front(tokenizer: Any) -> None:
+    """Let a bare tokenizer put a blank in front of a text, and take one away where it decodes."""
+    from tokenizers import decoders, normalizers
+
+    tokenizer.normalizer = normalizers.Prepend(IN_FRONT)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse(), decoders.Strip(IN_FRONT, 1, 0)])
+
+
+def without_prefix(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedTokenizerFast, str]:
+    """Take the blank in front out of a tokenizer's rules.
+
+    Args:
+        tokenizer: Any fast tokenizer; it is not changed.
+
+    Returns:
+        A tokenizer that gives for `prefix + text` the ids that the given one gives for `text`, and the prefix ("" and
+        the tokenizer itself where it puts no blank in front).
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    ours = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (BOS, EOS, PAD)
+    if not ours or state["normalizer"] != {"type": "Prepend", "prepend": IN_FRONT}:
+        return tokenizer, ""
+    from tokenizers import Tokenizer
+
+    return wrap(Tokenizer.from_str(json.dumps(state | {"normalizer": None}))), IN_FRONT
+
+
+def decode_behind(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """Text of tokens that stand behind other text: a blank at their beginning is theirs and stays.
+
+    Tokenizers that put a blank in front of every text drop one when they decode, and so "a dog" plus " ran" would
+    become "a dogran".
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: Tokens; special ones are left out.
+    """
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before = tokenizer.decode(anchor, skip_special_tokens=True)
+    return tokenizer.decode([*anchor, *ids], skip_special_tokens=True)[len(before) :]
 
 
 def _first_characters(texts: Iterator[str]) -> list[str]:

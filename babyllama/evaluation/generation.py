@@ -17,6 +17,7 @@ import torch
 
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
+from babyllama.data.tokenizer import decode_behind
 from babyllama.data.words import word_starts, writes_unspaced
 from babyllama.data.words import words as split_words
 from babyllama.evaluation.perplexity import bos_id, encode_text
@@ -70,7 +71,7 @@ def generate(
         rows = [row[-window:] for row in encoded[start : start + batch_size]]
         written = _continue(model, tokenizer, rows, window, max_new_tokens, temperature, top_k, generator)
         for prompt, tokens in zip(prompts[start : start + batch_size], written, strict=True):
-            samples.append(Sample(prompt, tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)))
+            samples.append(Sample(prompt, decode_behind(tokenizer, tokens), len(tokens)))
     return samples
 
 

@@ -33,6 +33,7 @@ from babyllama.config.schema import Config
 from babyllama.config.yaml_reader import read_yaml
 from babyllama.data.epoch_order import epoch_order
 from babyllama.models.fsdp import is_sharded, whole_weights
+from babyllama.models.older_readers import write_old_names
 from babyllama.research.word_counts import WordCounter
 
 PREFIX = "chck_"
@@ -164,6 +165,7 @@ class MilestoneSaver(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         model.save_pretrained(folder, state_dict=weights)  # None: the model's own
         self.tokenizer.save_pretrained(folder)
+        write_old_names(folder)
         save_config(self.config, folder / TRAINING_CONFIG)
         write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
         for path in folder.iterdir():
