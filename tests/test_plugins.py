@@ -15,7 +15,7 @@ from babyllama import plugins
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
 from babyllama.models.attention import PLAIN, RECOMPUTE
-from tests.test_train import config_for, corpus, weights
+from tests.runs import config_for, corpus, weights
 from train import create_model, train
 
 ROOT = Path(__file__).resolve().parent.parent

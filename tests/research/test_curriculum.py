@@ -22,7 +22,7 @@ from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.research.curriculum import CurriculumDataset, Pacing
 from babyllama.research.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
-from tests.test_train import config_for, corpus, weights
+from tests.runs import config_for, corpus, weights
 from train import train
 
 

@@ -26,10 +26,10 @@ from babyllama.models.fsdp import check_sharding, sharding_arguments
 from babyllama.pages.run_page import read_log
 from babyllama.training import stop_signals
 from babyllama.training.checkpoints import checkpoint_folders, is_complete, verify
-from tests.test_train import corpus, weights
+from tests.runs import corpus, weights
 from train import train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FAULTS = """
 import os, signal, time
 from babyllama.training.trainer import BabyTrainer
@@ -249,7 +249,7 @@ def test_fully_sharded_training_is_the_unsharded_one(tmp_path: Path) -> None:
     """torch's fully_shard over our fused head, with both optimizers and state taken out and put back in the middle."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*start, "-m", "tests.sharded", str(tmp_path / "found.json")],
+        [*start, "-m", "tests.training.sharded", str(tmp_path / "found.json")],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ from tests.gpu.__main__ import QUICK_LIMIT, Runner, chosen_rows, parse, why_skip
 from tests.gpu.report import read_rows, speeds_table, write_report
 from tests.gpu.rows import GROUPS, Report, Row, Spec, all_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Row("environment", "check", "environment:environment", 5, 60)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROOT_MODULES = {"main": 4, "train": 3, "benchmark": 3, "evaluate": 2, "data_utils": 1}
 PACKAGE = sorted((ROOT / "babyllama").rglob("*.py"))
 SOURCES = [*PACKAGE, *(ROOT / f"{name}.py" for name in ROOT_MODULES)]
@@ -134,3 +134,11 @@ def test_the_file_map_is_the_tree() -> None:
     wanted |= {name.split("/")[0] for name in tracked if "/" in name and not name.startswith((".", "babyllama/"))}
     wanted |= {"/".join(name.split("/")[:2]) for name in tracked if re.match(r"babyllama/\w+/", name)}
     assert listed == wanted | {"babyllama/plugins.py"}
+
+
+def test_the_tests_mirror_the_rooms() -> None:
+    """A test file lies in its room's folder, of the root files in pipeline; the rest measures and breaks things."""
+    known = {*ROOMS, "pipeline", "faults", "gpu", "speed"} - {"plugins"}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.relative_to(ROOT / "tests").parts[0]
+        assert folder in known or folder == "test_plugins.py", path

@@ -11,7 +11,7 @@ import pytest
 import main
 from babyllama.common.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

@@ -26,10 +26,10 @@ from babyllama.research.milestones import saved_milestones, targets_of
 from babyllama.research.word_counts import WordCounter, word_begins
 from babyllama.training import checkpoints
 from babyllama.training.run_folder import inspect_run
-from tests.test_train import config_for, corpus, weights
+from tests.runs import config_for, corpus, weights
 from train import train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     "The dog ran.\n\nIt's  old\t; don't you see?",
     " leading and trailing ",
@@ -212,9 +212,9 @@ def test_the_order_that_is_counted_is_the_order_that_is_trained(text: Path, tmp_
 def test_a_kill_leaves_no_half_written_milestone(text: Path, tmp_path: Path) -> None:
     """SIGKILL while one is written, then between two of them: whole folders only, and the resume has them all."""
     code = (
-        "import os, sys; from pathlib import Path; from tests.test_train import config_for; from train import train\n"
+        "import os, sys; from pathlib import Path; from tests.runs import config_for; from train import train\n"
         "from babyllama.research import milestones\n"
-        "from tests.test_milestones import RECIPE\n"
+        "from tests.research.test_milestones import RECIPE\n"
         "text, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
         "count, plain = 0, milestones.write_json\n"
         "def dying(path, value):\n"

@@ -14,10 +14,10 @@ from babyllama.common.files import read_json
 from babyllama.config.loading import save_config
 from babyllama.models.fused_loss import fused_linear_cross_entropy
 from evaluate import ModelEvaluator
-from tests.test_train import config_for, corpus
+from tests.runs import config_for, corpus
 from train import train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),

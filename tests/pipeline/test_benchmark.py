@@ -272,7 +272,7 @@ def test_pareto_front_with_higher_is_better() -> None:
 @pytest.mark.integration
 def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Two seeds of a recipe and another recipe, trained here; then a run on other text that shares nothing."""
-    from tests.test_train import config_for, corpus
+    from tests.runs import config_for, corpus
     from train import train
 
     text, out = corpus(tmp_path / "text", 300), tmp_path / "models"

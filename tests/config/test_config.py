@@ -12,7 +12,7 @@ from babyllama.config.flags import add_config_flags, config_from_args
 from babyllama.config.loading import config_notices, json_schema, load_config, save_config
 from babyllama.config.run_layout import corpus_stem, preset_paths, run_dir
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = "model:\n  type: Llama\n"
 
 

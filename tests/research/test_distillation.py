@@ -15,7 +15,7 @@ from babyllama.config.schema import DistillationConfig
 from babyllama.pages.run_page import read_log
 from babyllama.research import distillation
 from babyllama.research.distillation import Head, LossWeights, distillation_loss
-from tests.test_train import config_for, corpus, weights
+from tests.runs import config_for, corpus, weights
 from train import train
 
 ROWS, WIDTH, VOCABULARY = 70, 12, 50

@@ -30,7 +30,7 @@ from babyllama.research.sweep_plan import Axis, Run, SweepOptions, SweepPlan, ch
 from babyllama.research.sweep_runs import Sweep, _last_words, _run_child, plan_line, results_table, runs_as_csv
 from babyllama.training.stop_signals import StopSignals
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BASE = {"model.type": "Llama", "model.name": "m", "model.hidden_size": 64, "training.batch_size": 8}
 
 

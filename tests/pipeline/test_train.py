@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -23,46 +22,15 @@ from babyllama.training import out_of_memory
 from babyllama.training.arguments import count_steps
 from babyllama.training.out_of_memory import OutOfMemory
 from babyllama.training.record import final_train_loss
+from tests.runs import config_for, corpus, weights
 from train import create_model, train
 
 pytestmark = pytest.mark.integration
-
-NAMES = ("The dog", "The cat", "A girl", "My brother", "The old man", "Anna")
-VERBS = ("ran to", "looked at", "walked around", "sat beside", "jumped over")
-PLACES = ("the river", "a tall tree", "the house", "the market", "our garden", "the red door")
-
-
-def corpus(folder: Path, sentences: int = 1500) -> Path:
-    """A small folder of text with a train and a dev file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"{NAMES[i % 6]} {VERBS[(i * 7) % 5]} {PLACES[(i * 11) % 6]} and {VERBS[(i * 3) % 5]} {PLACES[(i // 2) % 6]}."
-        for i in range(sentences)
-    ]
-    (folder / "small.train").write_text("\n".join(lines) + "\n")
-    (folder / "small.dev").write_text("\n".join(lines[3::50]) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpus(tmp_path_factory.mktemp("text") / "small")
-
-
-def config_for(text: Path, out: Path, kind: str = "Llama", name: str = "run", **training: Any) -> Config:
-    """A tiny model's configuration; 12 steps unless said otherwise."""
-    recipe = {"lr": 3e-3, "batch_size": 8, "max_steps": 12, "save_steps": 4, "logging_steps": 2, "eval_steps": 6}
-    return Config(
-        model={"type": kind, "name": name, "hidden_size": 32, "n_layer": 2, "n_head": 2, "attn_pdrop": 0.1},
-        data={"train_path": str(text), "vocab_size": 400, "seq_length": 32},
-        training={**recipe, "device": "cpu", "torch_compile": False, "bf16": False, **training},
-        logging={"output_dir": str(out)},
-    )
-
-
-def weights(run: Path) -> str:
-    """SHA-256 of a run's weights."""
-    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from babyllama.data.corpus import unfinished
 from babyllama.data.documents import Document
 from babyllama.data.splits import held_out_places, hold_out
 from data_utils import DataProcessor
-from tests.test_train import corpus as small_corpus
+from tests.runs import corpus as small_corpus
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("train.tokens", "train.npz", "valid.tokens", "valid.npz", "store.json")
 
 

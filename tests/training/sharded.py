@@ -1,6 +1,6 @@
 """`fully_shard` with our fused head and both optimizers, on two CPU processes: the script that the test starts.
 
-    torchrun --nproc-per-node 2 -m tests.sharded OUT
+    torchrun --nproc-per-node 2 -m tests.training.sharded OUT
 
 Each process trains a tiny model unsharded on the whole batch and sharded on its half of it, and compares. The groups
 are cut as accelerate cuts them (one a layer, the embeddings, final norm with head, the rest), and as one of our own.

@@ -14,9 +14,9 @@ import run_tests
 from babyllama import plugins
 from babyllama.common.command import run_command
 from babyllama.common.files import read_json
-from tests.test_train import corpus
+from tests.runs import corpus
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 model: {type: Llama, name: tiny, hidden_size: 32, n_layer: 2, n_head: 2}
 data: {vocab_size: 500, seq_length: 32}

@@ -11,7 +11,7 @@ import data_utils
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import DataConfig
 from data_utils import DataProcessor
-from tests.test_train import corpus
+from tests.runs import corpus
 
 
 def _config(text: Path, tmp_path: Path, **changes: object) -> DataConfig:

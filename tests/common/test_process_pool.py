@@ -15,7 +15,7 @@ import pytest
 from babyllama.common.errors import DataError
 from babyllama.common.process_pool import WorkerLost, ordered_map, worker_count
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
 
