@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from babyllama.common.console import say
 from babyllama.common.errors import DataError
 from babyllama.evaluation.intervals import wilson
 from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.runtime import fast_low_precision
 
 CALIBRATION_PAIRS = 512
 NARROW_SIGMAS, NARROW_AT_LEAST = 8.0, 0.1  # standard deviations of the error; nats
@@ -231,8 +233,12 @@ def screened_scores(
         texts: (good, bad).
         **options: As for `pair_scores`.
     """
+    precision = fast_low_precision(next(model.parameters()).device)
+    if precision == torch.float32:
+        say("--screen-pairs: this device has no fast bfloat16, so every pair is scored in float32")
+        return pair_scores(model, tokenizer, texts, **options)
     supports_pairs(model, bos_id(tokenizer))  # tried in float32: the copy inherits the answer
-    low = copy.deepcopy(model).to(torch.bfloat16)
+    low = copy.deepcopy(model).to(precision)
     scores = np.array(pair_scores(low, tokenizer, texts, **options)).reshape(-1, 2)
     exact: dict[int, tuple[float, float]] = {}
 

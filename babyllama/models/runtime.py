@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,11 @@ ONEDNN_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX5
 
 @dataclass(frozen=True)
 class Runtime:
-    """One run's decisions; equal runtimes on one machine give equal bits."""
+    """One run's decisions; equal runtimes on one machine give equal bits.
+
+    `muon_precision` is what Muon's iterations are computed in (None: the run has no Muon). Records from before it was a
+    choice computed them in bf16, which is its default.
+    """
 
     device: str
     precision: str
@@ -48,6 +52,7 @@ class Runtime:
     processes: int = 1
     keep_freed_memory: bool = True
     tf32: bool = True
+    muon_precision: str | None = "bf16"
 
     def line(self) -> str:
         """The decision in one line for the terminal."""
@@ -57,12 +62,18 @@ class Runtime:
         each = " each" if threads and several else ""
         off = "" if self.keep_freed_memory else ", freed memory given back"
         off += ", no TF32" if self.device.startswith("cuda") and not self.tf32 else ""
-        chosen = f"{self.device}, {self.precision}, {self.attention} attention, {compiled}"
+        muon = f", Muon's iterations in {self.muon_precision}" if self.muon_precision else ""
+        chosen = f"{self.device}, {self.precision}{muon}, {self.attention} attention, {compiled}"
         return f"runtime: {chosen}{several}{threads}{each}{off}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint and training_metrics.json."""
         return asdict(self)
+
+    def changes(self, other: Runtime) -> str:
+        """What another decision does otherwise, e.g. `precision bf16 -> fp32, threads 4 -> 2`."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return ", ".join(f"{name.replace('_', ' ')} {old} -> {new}" for name, old, new in pairs if old != new)
 
 
 def resolve_device(name: str) -> str:
@@ -109,7 +120,21 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         attention = _attention(device, config.data.seq_length, compiling, num_parameters)
     threads = training.threads or distributed.threads_per_process() or torch.get_num_threads()
     kept, tf32 = training.keep_freed_memory, training.tf32
-    return Runtime(device, precision, attention, compiling, threads, distributed.world_size(), kept, tf32)
+    muon = _muon_precision(device) if training.optimizer == "muon" else None
+    return Runtime(device, precision, attention, compiling, threads, distributed.world_size(), kept, tf32, muon)
+
+
+def _muon_precision(device: str) -> str:
+    import torch
+
+    return "bf16" if fast_low_precision(device) == torch.bfloat16 else "fp32"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the torch type of `bf16`, `fp16` or `fp32`."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def _precision(training: TrainingConfig, device: str) -> str:
@@ -203,13 +228,24 @@ def has_cpp_compiler() -> bool:
 
 
 def possible(runtime: Runtime) -> bool:
-    """Whether this machine can compute as another run did (device there, compiler there, as many threads)."""
+    """Whether this machine can compute as another run did.
+
+    The device and a compiler must be there, as many threads, and bf16 instructions where it computed in bf16: without
+    them a product would be right and a hundred times slower.
+    """
     try:
         resolve_device(runtime.device)
     except ConfigError:
         return False
+    if "bf16" in (runtime.precision, runtime.muon_precision) and not _computes_bf16(runtime.device):
+        return False
     compiler = runtime.compile == "off" or runtime.device != "cpu" or has_cpp_compiler()
     return compiler and (runtime.device != "cpu" or runtime.threads <= (os.cpu_count() or 1))
+
+
+def _computes_bf16(device: str) -> bool:
+    """Whether bf16 is worth going on with: on a CPU with its instructions; GPUs and MPS judge by being there."""
+    return device != "cpu" or cpu_has_bf16()
 
 
 def apply(runtime: Runtime) -> None:

@@ -26,7 +26,12 @@ class BatchedMuon(torch.optim.Muon):
 
     On 2 cores a step on the 42 matrices of a 10M Llama took 70 ms one by one and 52 ms stacked with fused
     multiply-and-add (docs/experiments.md).
+
+    `precision` is what the iterations are computed in, a part of the run's decision (`Runtime.muon_precision`); None
+    asks the device.
     """
+
+    precision: torch.dtype | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -49,19 +54,22 @@ class BatchedMuon(torch.optim.Muon):
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for (rows, columns, _), members in _by_shape(params).items():
-            stacked = torch.stack([_whole(updates[i]) for i in members])  # (N, rows, columns)
-            orthogonal = orthogonalize(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            stacked = torch.stack([_whole(updates[i], self.precision) for i in members])  # (N, rows, columns)
+            constants = group["ns_coefficients"], group["ns_steps"], group["eps"]
+            orthogonal = orthogonalize(stacked, *constants, precision=self.precision)
             scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
             for i, matrix in zip(members, orthogonal, strict=True):
                 params[i].add_(_shared_out(matrix, params[i]), alpha=-lr * scale)
 
 
-def _whole(update: Tensor) -> Tensor:
+def _whole(update: Tensor, precision: torch.dtype | None) -> Tensor:
     """Gather a matrix that FSDP shards, since its orthogonal neighbour cannot be found from a part of it.
 
     It is gathered in the precision that `orthogonalize` computes in: in bfloat16, half the bytes and the same numbers.
     """
-    return update.to(fast_low_precision(update.device)).full_tensor() if hasattr(update, "full_tensor") else update
+    if not hasattr(update, "full_tensor"):
+        return update
+    return update.to(precision or fast_low_precision(update.device)).full_tensor()
 
 
 def _shared_out(update: Tensor, like: Tensor) -> Tensor:
@@ -81,7 +89,14 @@ def _by_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
     return found
 
 
-def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def orthogonalize(
+    matrices: Tensor,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+    *,
+    precision: torch.dtype | None = None,
+) -> Tensor:
     """Push all singular values of each matrix towards 1 with Newton-Schulz iterations.
 
     They run in bfloat16 where the device multiplies it quickly and in float32 elsewhere: on a processor of 2 cores
@@ -92,12 +107,13 @@ def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], st
         coefficients: a, b, c of X <- a X + (b A + c A A) X with A = X X^T; from the other side where m > n.
         steps: Iterations.
         eps: Lower bound of the norm divided by.
+        precision: Type that the iterations are computed in; None: what the device multiplies quickly.
 
     Returns:
         (N, m, n) in the precision computed in; singular values between about 0.7 and 1.2.
     """
     a, b, c = coefficients
-    x = matrices.to(fast_low_precision(matrices.device))
+    x = matrices.to(precision or fast_low_precision(matrices.device))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
@@ -175,12 +191,15 @@ def _decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, training: TrainingConfig, muon_precision: torch.dtype | None = None
+) -> torch.optim.Optimizer:
     """The optimizer that the config names.
 
     Args:
         model: Its trained parameters are taken; tied weights once.
         training: lr, muon_adamw_lr, weight_decay and AdamW's constants are read.
+        muon_precision: Type of Muon's iterations; None: what the device multiplies quickly.
 
     Returns:
         AdamW (fused), or MuonAdamW.
@@ -199,6 +218,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
         adjust_lr_fn="match_rms_adamw",
         ns_steps=NEWTON_SCHULZ_STEPS,
     )
+    muon.precision = muon_precision
     rest = _decay_groups([(n, p) for n, p in named if n not in hidden], training.weight_decay)
     adamw = torch.optim.AdamW(rest, lr=training.muon_adamw_lr or training.lr, **adam)
     return MuonAdamW(muon, adamw)

@@ -86,9 +86,13 @@ def choose_runtime(config: Config, data: PreparedData, size: int, earlier: Runti
         change = f"{earlier.processes} -> {decided.processes}"
         say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
         earlier = replace(earlier, processes=decided.processes, threads=decided.threads)
-    if rt.possible(earlier):
+    if decided.muon_precision is None:  # older records name one for AdamW too
+        earlier = replace(earlier, muon_precision=None)
+    asked = config.training.bf16 is True and earlier.precision == decided.precision == "bf16"  # slow, as the user wants
+    if rt.possible(replace(earlier, precision="fp32") if asked else earlier):
         return earlier
-    say(f"this machine cannot compute as the checkpoint did ({earlier.line()}): the resume is not bit-exact")
+    change = earlier.changes(decided)
+    say(f"this machine cannot compute as the checkpoint did ({change}): the resume is not bit-exact")
     return decided
 
 

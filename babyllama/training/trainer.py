@@ -37,7 +37,7 @@ from babyllama.data.packing import PackedDataset
 from babyllama.models import fsdp
 from babyllama.models.flops import flops_per_token, known_peak
 from babyllama.models.fused_loss import IGNORE, shift_labels
-from babyllama.models.runtime import Runtime
+from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.training import checkpoints
 from babyllama.training.callbacks import BestKeeper, StepClock, StopOnSignal
 from babyllama.training.optim import build_optimizer
@@ -106,7 +106,9 @@ class BabyTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon as the recipe says."""
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.training_config)
+            muon = self.runtime.muon_precision
+            precision = dtype_of(muon) if muon else None
+            self.optimizer = build_optimizer(self.model if model is None else model, self.training_config, precision)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
