@@ -129,8 +129,8 @@ class BenchmarkSuite:
         """Measure every run.
 
         Args:
-            name: Of the benchmark: the results' key.
-            function: Takes a `BenchmarkRun` (with .model, .tokenizer, .evaluator), returns figures.
+            name: Name of the benchmark: the results' key.
+            function: Function from a `BenchmarkRun` (with .model, .tokenizer, .evaluator) to figures.
             options: What the figures depend on beside the checkpoint: makes them cacheable. None: never cached.
 
         Returns:
@@ -172,7 +172,7 @@ class BenchmarkSuite:
         return [self._text_fingerprint, self.config.seed, *more]
 
     def run_perplexity_benchmark(self) -> dict[str, Any]:
-        """Perplexity and bits per byte of the shared text."""
+        """Return perplexity and bits per byte of the shared text."""
         if not self.documents:
             return {}
         documents = self.documents
@@ -195,7 +195,7 @@ class BenchmarkSuite:
         return self.for_each("isolated_sentences", measure, self._text_options())
 
     def run_minimal_pairs_benchmark(self) -> dict[str, Any]:
-        """Accuracy on the given pairs, or on the embedded corpus's own where all runs learned it."""
+        """Return accuracy on the given pairs, or on the embedded corpus's own where all runs learned it."""
         from babyllama.evaluation.minimal_pairs import WHERE_TO_GET, pairs_fingerprint
 
         embedded = all(run.evaluator.learned_embedded_corpus() for run in self.runs)
@@ -213,7 +213,7 @@ class BenchmarkSuite:
         )
 
     def run_completion_benchmark(self) -> dict[str, Any]:
-        """Exact last words of sentences of the shared text."""
+        """Return exact last words of sentences of the shared text."""
         if not self.documents:
             return {}
         documents, count = self.documents, self.config.completion_items
@@ -261,7 +261,7 @@ class BenchmarkSuite:
         return self.for_each("speed", lambda run: run.evaluator.measure_speed())
 
     def benchmarks(self) -> dict[str, Callable[[], Any]]:
-        """Every benchmark there is: ours, a subclass's `run_<name>_benchmark` methods, plugins'."""
+        """Return every benchmark there is: ours, a subclass's `run_<name>_benchmark` methods, plugins'."""
         from babyllama import plugins
 
         own = [n[4:-10] for n in dir(self) if n.startswith("run_") and n.endswith("_benchmark")]
@@ -290,7 +290,7 @@ class BenchmarkSuite:
         return self.results()
 
     def results(self) -> dict[str, Any]:
-        """What benchmark_results.json holds: runs, comparisons, rankings, notes."""
+        """Return what benchmark_results.json holds: runs, comparisons, rankings, notes."""
         from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of, ranking
 
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]

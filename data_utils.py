@@ -93,7 +93,7 @@ class DataProcessor:
         return list(self._documents(path, split))
 
     def clean_text(self, text: str, domain: str = "default") -> str:
-        """A text cleaned by its domain's rules, and freed of speaker labels where the config says so."""
+        """Return a text cleaned by its domain's rules, and freed of speaker labels where the config says so."""
         if self.data.clean:
             text = self.cleaners.get(domain, self.cleaners["default"])(text)
         if self.data.speaker_labels == "remove" and (domain in LABELLED or domain not in self.cleaners):
@@ -110,7 +110,7 @@ class DataProcessor:
                 yield Document(text, document.domain, document.source)
 
     def _read(self, path: str, split: str) -> Iterator[tuple[Document, bool]]:
-        """Documents as they are, each with whether it is to be cleaned."""
+        """Yield documents as they are, each with whether it is to be cleaned."""
         if path == "synthetic":
             yield from ((document, False) for document in self._synthetic(split))
             return
@@ -144,7 +144,7 @@ class DataProcessor:
     # Splitting
 
     def _own_eval_path(self) -> str | None:
-        """The path whose held-out files are used, None where documents of the training text are held out."""
+        """Return the path whose held-out files are used, None where documents of the training text are held out."""
         if self.data.eval_path:
             return self.data.eval_path
         path = self.data.train_path
@@ -177,7 +177,7 @@ class DataProcessor:
         return [document for document, held in hold_out(documents, self._holdout()) if held]
 
     def _corpus_text(self, cache: Path, split: str) -> CorpusText:
-        """The text as marked shards, made once; the held-out documents go to their own place in the cache."""
+        """Return the text as marked shards, made once; the held-out documents go to their own place in the cache."""
         if self._text is not None:
             return self._text
         folder = unfinished(cache, split) / "text"
@@ -209,7 +209,7 @@ class DataProcessor:
     # Tokenizing
 
     def split_fingerprint(self) -> str:
-        """SHA-256 of files' content, cleaners and split: what the documents depend on."""
+        """Return SHA-256 of files' content, cleaners and split: what the documents depend on."""
         data = self.data
         parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
         parts += [data.text_key] if data.text_key != "text" else []
@@ -219,7 +219,7 @@ class DataProcessor:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def train_or_load_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
-        """The tokenizer of `data.tokenizer_path`, or one trained on the training text and cached.
+        """Return the tokenizer of `data.tokenizer_path`, or one trained on the training text and cached.
 
         Args:
             cache: The cache folder.
@@ -267,7 +267,7 @@ class DataProcessor:
         return tokenizer
 
     def prepare(self) -> PreparedData:
-        """Documents, tokenizer and tokens, from the cache where they are there.
+        """Return documents, tokenizer and tokens, from the cache where they are there.
 
         Raises:
             DataError: The text cannot be used.
@@ -342,11 +342,11 @@ class DataProcessor:
     # Chunks as a datasets.Dataset
 
     def tokenize_and_chunk(self, documents: Sequence[Document | str], tokenizer: PreTrainedTokenizerFast) -> Dataset:
-        """Chunks of `data.seq_length` tokens: input_ids and labels, -100 where the last one is padded.
+        """Return chunks of `data.seq_length` tokens: input_ids and labels, -100 where the last one is padded.
 
         Args:
             documents: Documents or plain strings, joined in order as `<s> ... </s>`; nothing is dropped.
-            tokenizer: From `prepare` or `load_tokenizer`.
+            tokenizer: Tokenizer of `prepare` or `load_tokenizer`.
         """
         import tempfile
 
@@ -370,7 +370,7 @@ class DataProcessor:
 
 
 def raw_documents(paths: Sequence[str]) -> list[Document]:
-    """Documents of evaluation texts given by path, as they are: not cleaned."""
+    """Return documents of evaluation texts given by path, as they are: not cleaned."""
     processor = DataProcessor(DataConfig(clean=False))
     return [document for path in paths for document in processor.load_text_files(path, "eval")]
 

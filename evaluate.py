@@ -139,13 +139,13 @@ class ModelEvaluator:
         return DataProcessor(self.run_config.data).held_out_documents()
 
     def learned_embedded_corpus(self) -> bool:
-        """Whether its run was trained on the embedded corpus."""
+        """Return whether its run was trained on the embedded corpus."""
         return self.run_config is not None and self.run_config.data.train_path == "synthetic"
 
     # Measures
 
     def calculate_perplexity(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
-        """Perplexity, loss and bits per byte in total and by domain (babyllama/evaluation/perplexity.py).
+        """Return perplexity, loss and bits per byte in total and by domain (babyllama/evaluation/perplexity.py).
 
         Args:
             documents: What to score; None: `self.documents`.
@@ -170,7 +170,7 @@ class ModelEvaluator:
         return results | ({"source_bits_per_byte": source} if source and not self.options.eval_data else {})
 
     def evaluate_isolated_sentences(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
-        """Bits per byte of sentences that stand alone (babyllama/evaluation/isolated_sentences.py).
+        """Return bits per byte of sentences that stand alone (babyllama/evaluation/isolated_sentences.py).
 
         Args:
             documents: What is cut into sentences; None: `self.documents`.
@@ -262,13 +262,13 @@ class ModelEvaluator:
         return [prompts[number % len(prompts)] for number in range(self.options.num_samples)]
 
     def evaluate_token_probabilities(self) -> dict[str, Any]:
-        """Entropy, top-1 and calibration over held-out tokens (babyllama/evaluation/token_statistics.py)."""
+        """Return entropy, top-1 and calibration over held-out tokens (babyllama/evaluation/token_statistics.py)."""
         from babyllama.evaluation.token_statistics import token_statistics
 
         return token_statistics(self.model, self.tokenizer, self.documents, window=self.window)
 
     def evaluate_completion(self, count: int = 500) -> dict[str, Any]:
-        """Exact last words of held-out sentences (babyllama/evaluation/completion.py)."""
+        """Return exact last words of held-out sentences (babyllama/evaluation/completion.py)."""
         from babyllama.evaluation.completion import completion_accuracy, completion_items, too_few
 
         items = completion_items(self.documents, count, self.options.seed)
@@ -317,7 +317,7 @@ class ModelEvaluator:
         return results
 
     def header(self) -> dict[str, Any]:
-        """What was scored, how and by which versions."""
+        """Return what was scored, how and by which versions."""
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": str(self.checkpoint),
@@ -335,7 +335,7 @@ class ModelEvaluator:
         """Write results, sidecar, samples, plots and page.
 
         Args:
-            results: From `run`.
+            results: Result of `run`.
             output: A folder, or a *.json file whose folder gets the rest; None: the checkpoint's folder.
 
         Returns:

@@ -273,7 +273,7 @@ def _babylm_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _babylm(args: argparse.Namespace) -> int:
-    """The BabyLM challenge: score a run and its checkpoints, fine-tune, make and check the submission."""
+    """Return the BabyLM challenge: score a run and its checkpoints, fine-tune, make and check the submission."""
     from babyllama.babylm import command
 
     if args.action != "check":

@@ -187,7 +187,7 @@ def _speak_as_its_origin(config: Config) -> None:
 
 
 def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
-    """What makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
+    """Return what makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
     from babyllama.config.fingerprint import training_fingerprint
     from babyllama.data.tokenizer import tokenizer_fingerprint
     from babyllama.plugins import plugin_hashes
@@ -207,7 +207,7 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
 
     Args:
         config: Run configuration; `model.type` picks one of the three architectures or a plugin's.
-        tokenizer: Gives the size of the vocabulary and the special tokens.
+        tokenizer: Tokenizer whose vocabulary and special tokens the model gets.
 
     Returns:
         A causal language model in float32 on the CPU, in training mode.
@@ -251,9 +251,9 @@ def build_trainer(
 
     Args:
         config: Run configuration.
-        model: From `create_model`; its forward and layers are changed in place.
-        data: From `DataProcessor.prepare`.
-        runtime: From `babyllama.models.runtime.decide`.
+        model: Result of `create_model`; its forward and layers are changed in place.
+        data: Result of `DataProcessor.prepare`.
+        runtime: Result of `babyllama.models.runtime.decide`.
         run_dir: Where checkpoints and logs go.
 
     Returns:

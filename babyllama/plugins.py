@@ -193,7 +193,7 @@ def build_own_model(name: str, config: Any, tokenizer: Any) -> Any:
 
 
 def own_callbacks(config: Any) -> list[Any]:
-    """The registered callbacks; what they raise in a training names their file."""
+    """Return the registered callbacks; what they raise in a training names their file."""
     from transformers import TrainerCallback
 
     made = []

@@ -21,7 +21,7 @@ RESULTS = "babylm_results.json"
 
 
 def columns(tree: Tree) -> dict[str, dict[str, Any]]:
-    """The board's columns of a model.
+    """Return the board's columns of a model.
 
     Returns:
         For each column its figure (a fraction, None where a task of it is missing), the tasks' figures and which of
@@ -53,7 +53,7 @@ def averages(found: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def results(tree: Tree) -> dict[str, Any]:
-    """The table as plain data: for the page, for `evaluate.py`, for a program."""
+    """Return the table as plain data: for the page, for `evaluate.py`, for a program."""
     found = columns(tree)
     checkpoints = {}
     for name in tree.checkpoints():
@@ -90,10 +90,10 @@ def save(tree: Tree) -> Path:
 
 
 def table(found: dict[str, Any]) -> TableData:
-    """The board's row as a table.
+    """Return the board's row as a table.
 
     Args:
-        found: From `results`.
+        found: Result of `results`.
     """
     rows = []
     for name, column in found["columns"].items():
@@ -109,7 +109,7 @@ def table(found: dict[str, Any]) -> TableData:
 
 
 def checkpoint_table(found: dict[str, Any]) -> TableData:
-    """Figures of the checkpoints on the fast sets."""
+    """Return figures of the checkpoints on the fast sets."""
     names = list(dict.fromkeys(name for row in found["checkpoints"].values() for name in row))
     rows = [
         (name, *(f"{100 * row[task]:.1f}" if task in row else DASH for task in names))

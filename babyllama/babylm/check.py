@@ -50,7 +50,7 @@ def check(config: Config, data: PreparedData, rules: Rules, track: Track) -> lis
 
     Args:
         config: Run configuration.
-        data: Its prepared text.
+        data: Prepared text of the run.
         rules: The year's rules.
         track: The track.
     """
@@ -133,6 +133,6 @@ def _blank(config: Config, data: PreparedData) -> Advice:
 
 
 def puts_blank_in_front(tokenizer: Any) -> bool:
-    """Whether a text's first word begins like a word behind a blank (`Ġdog` or `▁dog` for "dog")."""
+    """Return whether a text's first word begins like a word behind a blank (`Ġdog` or `▁dog` for "dog")."""
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("dog", add_special_tokens=False)["input_ids"])
     return bool(tokens) and tokens[0][:1] in ("\u0120", "\u2581", " ")

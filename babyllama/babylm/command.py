@@ -204,5 +204,5 @@ def _submit(args: argparse.Namespace, tree: Tree, data: DataFolder) -> int:
 
 
 def _first(lines: list[str]) -> list[str]:
-    """The first lines, and how many more there are."""
+    """Return the first lines, and how many more there are."""
     return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])

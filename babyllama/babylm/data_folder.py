@@ -66,7 +66,7 @@ class TaskData:
         return f"{self.name}: {self.folder}: no data ({number:,} {what}): {self.task.source}"
 
     def digest(self) -> str:
-        """SHA-256 over names and content of the files."""
+        """Return SHA-256 over names and content of the files."""
         found = hashlib.sha256()
         for path in self.files:
             with path.open("rb") as handle:
@@ -139,14 +139,14 @@ class DataFolder:
         self._known: dict[tuple[str, bool], TaskData] = {}
 
     def of(self, task: Task, fast: bool) -> TaskData:
-        """The data of a task, read once."""
+        """Return the data of a task, read once."""
         key = (task.name, fast)
         if key not in self._known:
             self._known[key] = TaskData(task, fast, self.path / (FAST if fast else FULL) / task.folder(fast))
         return self._known[key]
 
     def zero_shot(self, fast: bool) -> list[TaskData]:
-        """Data of the tasks that are scored without training, in the order of the rules, present or not."""
+        """Return data of the tasks that are scored without training, in the order of the rules, present or not."""
         tasks = [task for task in self.rules.tasks.values() if task.kind not in ZERO_SHOT_LEFT_OUT]
         return [self.of(task, fast) for task in tasks if task.fast or not fast]
 

@@ -68,7 +68,7 @@ def _nominal(tree: Tree, name: str) -> int:
 
 
 def _recipe(run: Path) -> dict[str, Any]:
-    """What training_config.yaml says, TO FILL IN where the run is not ours."""
+    """Return what training_config.yaml says, TO FILL IN where the run is not ours."""
     names = ("base model", "optimizer", "learning rate", "scheduler", "batch size", "epochs", "seed", "length trained")
     if not (run / TRAINING_CONFIG).is_file():
         return dict.fromkeys(names, OPEN)
@@ -103,7 +103,7 @@ def _cost(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(ledger: dict[str, Any] | None) -> dict[str, Any]:
-    """The ledger's fields."""
+    """Return the ledger's fields."""
     if not ledger:
         return dict.fromkeys(
             ("training data", "data size (million words)", "words seen", "teachers", "tokenizer"), OPEN

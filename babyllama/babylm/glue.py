@@ -115,7 +115,7 @@ def _estimates(
     recipe: Recipe,
     seeds: int,
 ) -> list[str]:
-    """A line a task and one for all, from a few timed steps."""
+    """Return a line a task and one for all, from a few timed steps."""
     total, lines = 0.0, []
     for source in sources:
         train, valid = source.examples

@@ -13,10 +13,10 @@ from babyllama.training.word_ledger import OWN_TEXT
 
 
 def problems(ledger: dict[str, Any], track: Track) -> list[str]:
-    """Lines for everything in a ledger that goes beyond a track's budget or cannot be told.
+    """Return lines for everything in a ledger that goes beyond a track's budget or cannot be told.
 
     Args:
-        ledger: From `babyllama.training.word_ledger`.
+        ledger: Result of `babyllama.training.word_ledger`.
         track: The track.
     """
     found = []
@@ -44,7 +44,7 @@ def problems(ledger: dict[str, Any], track: Track) -> list[str]:
 
 
 def is_subset(other: dict[str, Any], ledger: dict[str, Any]) -> bool:
-    """Whether another model's recorded training text is part of the ledger's, its own teachers' included."""
+    """Return whether another model's recorded training text is part of the ledger's, its own teachers' included."""
     if not other.get("known"):
         return False
     if other.get("source"):  # embedded corpus or hub
@@ -56,7 +56,7 @@ def is_subset(other: dict[str, Any], ledger: dict[str, Any]) -> bool:
 
 
 def rows(ledger: dict[str, Any]) -> list[tuple[str, str]]:
-    """The ledger as (what, how much) for table, form and card."""
+    """Return the ledger as (what, how much) for table, form and card."""
     found = [(f"domain {name}", f"{words:,} words trained on") for name, words in sorted(ledger["domains"].items())]
     found.append(("training text", f"{ledger['words']:,} words after cleaning, without the held-out part"))
     if ledger["raw_words"] is not None:

@@ -125,7 +125,7 @@ class Rules:
     tracks: dict[str, Track]
 
     def track(self, name: str) -> Track:
-        """A track by its name.
+        """Return a track by its name.
 
         Raises:
             ConfigError: There is none of that name.
@@ -157,7 +157,7 @@ def load_rules(name: str | int | Path) -> Rules:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """The raw content of a rules file, its base's beneath it."""
+    """Return the raw content of a rules file, its base's beneath it."""
     path = FOLDER / f"{name}.yaml" if (FOLDER / f"{name}.yaml").is_file() else Path(name).expanduser()
     if not path.is_file():
         years = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))

@@ -44,13 +44,13 @@ class Job:
 
 @cache
 def scoring_code() -> str:
-    """SHA-256 of the modules that make predictions: results of other code are not kept."""
+    """Return SHA-256 of the modules that make predictions: results of other code are not kept."""
     folder = Path(__file__).resolve().parent / "tasks"
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
 def wanted_tasks(rules: Rules, names: str | None) -> set[str]:
-    """Names of the tasks to be scored.
+    """Return names of the tasks to be scored.
 
     Args:
         rules: The year's rules.
@@ -70,7 +70,7 @@ def wanted_tasks(rules: Rules, names: str | None) -> set[str]:
 
 
 def plan(tree: Tree, data: DataFolder, names: set[str], fast_only: bool, seed: int) -> tuple[list[Job], list[str]]:
-    """Everything that is to be scored, and lines for what has no data.
+    """Return everything that is to be scored, and lines for what has no data.
 
     Args:
         tree: The submission tree.
@@ -108,7 +108,7 @@ def plan(tree: Tree, data: DataFolder, names: set[str], fast_only: bool, seed: i
 
 
 def _facts(rules: Rules, data: TaskData, seed: int) -> list[Any]:
-    """What beside weights and data decides a task's predictions."""
+    """Return what beside weights and data decides a task's predictions."""
     return [scoring_code(), rules.ties, asdict(data.task), data.fast, seed if rules.ties == "random" else None]
 
 
@@ -208,7 +208,7 @@ def _choices(
 
 
 def _longest(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> int:
-    """Tokens of the text with the most characters."""
+    """Return tokens of the text with the most characters."""
     text = max(texts, key=len)
     return len(encode_spans(tokenizer, [(text, text)])[0].ids)
 
@@ -242,7 +242,7 @@ def write_acquisition(tree: Tree, data: DataFolder, fill: dict[str, str] | None 
     Args:
         tree: The submission tree.
         data: The evaluation data.
-        fill: For a missing checkpoint the name of the one whose surprisals stand in (`--fill-missing`).
+        fill: Missing checkpoint -> name of the one whose surprisals stand in for it (`--fill-missing`).
 
     Returns:
         Facts of the figure (aoa, p_value, num_words, filled), None where a checkpoint or the shares are missing.
@@ -273,7 +273,7 @@ def write_acquisition(tree: Tree, data: DataFolder, fill: dict[str, str] | None 
 
 
 def beyond_training(tree: Tree) -> list[str]:
-    """Lines for the tasks whose texts are longer than what the model was trained on at a time."""
+    """Return lines for the tasks whose texts are longer than what the model was trained on at a time."""
     from babyllama.config.loading import load_config
 
     path = tree.run / TRAINING_CONFIG

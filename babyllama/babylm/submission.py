@@ -137,7 +137,7 @@ def write_collated(tree: Tree, content: dict[str, Any]) -> Path:
 
 
 def fast_averages(content: dict[str, Any], track: list[str]) -> dict[str, dict[str, float]]:
-    """Mean over the cells of each fast set, by checkpoint, for the terminal."""
+    """Return mean over the cells of each fast set, by checkpoint, for the terminal."""
     found: dict[str, dict[str, float]] = {name: {} for name in track}
     for key, entries in content["fast_eval_results"].items():
         for name, cells in zip(track, entries, strict=True):

@@ -56,7 +56,7 @@ class Tree:
         self.root = Path(output).expanduser() / model_name(self.run)
 
     def checkpoints(self) -> dict[str, Path]:
-        """Folders of the checkpoints of the schedule that are there, by name, in its order."""
+        """Return folders of the checkpoints of the schedule that are there, by name, in its order."""
         found = {name: self.run / name for name in self.track.checkpoints}
         return {name: folder for name, folder in found.items() if (folder / MODEL_CONFIG).is_file()}
 
@@ -74,7 +74,7 @@ class Tree:
         return self.root / checkpoint / task.predictions(fast)
 
     def score(self, checkpoint: str, task: Task, fast: bool) -> dict[str, Any] | None:
-        """What score.json says of a task, None where it was not scored."""
+        """Return what score.json says of a task, None where it was not scored."""
         path = self.predictions(checkpoint, task, fast)
         record = path.parent / SCORE
         if not path.is_file() or not record.is_file():
@@ -115,5 +115,5 @@ def read_predictions(path: Path) -> Any:
 
 
 def fingerprint(*parts: Any) -> str:
-    """SHA-256 over what decides a result."""
+    """Return SHA-256 over what decides a result."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -93,7 +93,7 @@ def check_predictions(where: str, task: Task, fast: bool, content: dict[str, Any
 
 
 def _check_answers(where: str, task: Task, fast: bool, content: dict[str, Any], data: DataFolder) -> list[str]:
-    """Whether each prediction is one of the answers of its item, in file order."""
+    """Return whether each prediction is one of the answers of its item, in file order."""
     source = data.of(task, fast)
     if task.kind in ("reading", "glue") or not source.is_there:
         return []
@@ -111,7 +111,7 @@ def _check_answers(where: str, task: Task, fast: bool, content: dict[str, Any], 
 
 
 def _check_acquisition(path: Path, content: dict[str, Any], task: Task, track: Track) -> list[Finding]:
-    """Every checkpoint of the schedule with all its contexts."""
+    """Return every checkpoint of the schedule with all its contexts."""
     wanted = sum(task.sizes(False).values())
     counts = Counter(entry["step"] for entry in content["results"])
     found = [
@@ -132,7 +132,7 @@ def check_collated(path: str, content: dict[str, Any], rules: Rules, track: Trac
 
     Args:
         path: Name of the file in the lines.
-        content: Its content.
+        content: Parsed content of the file.
         rules: The year's rules.
         track: The track.
     """

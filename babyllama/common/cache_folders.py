@@ -19,7 +19,7 @@ CHECKED = "checked.json"
 
 
 def content_key(*parts: Any) -> str:
-    """A folder name made of everything the content depends on."""
+    """Return a folder name made of everything the content depends on."""
     return hashlib.sha256(repr((STORE_VERSION, *parts)).encode()).hexdigest()[:32]
 
 
@@ -101,6 +101,6 @@ class Building:
 
 
 def cache_home() -> Path:
-    """The user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
+    """Return the user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
     given = os.environ.get("BABYLLAMA_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "babyllama"

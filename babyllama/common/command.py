@@ -22,7 +22,7 @@ from babyllama.common.errors import BabyLlamaError
 
 
 def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """A type for argparse: a number not below `low`."""
+    """Return a type for argparse: a number not below `low`."""
 
     def number(text: str) -> Any:
         value = kind(text)
@@ -42,11 +42,11 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
 def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command line; errors become one line each on standard error and their exit code.
 
-    Of several processes only the first speaks as long as they do not know of each other (all of them meet the same
-    error), then the one that has something to say.
+    Before the process group exists only rank 0 prints, since all ranks meet the same error; afterwards the rank that
+    `report_once` chose prints.
 
     Args:
-        command: Takes the arguments (None: the process's), returns an exit code.
+        command: Function from arguments (None: the process's) to an exit code.
         argv: Arguments without the program's name.
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)

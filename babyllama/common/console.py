@@ -19,7 +19,7 @@ LINE_SECONDS = 10.0  # between two lines about the same long work, where there i
 
 
 def is_main_process() -> bool:
-    """Whether this process prints and writes (rank 0, or the only one)."""
+    """Return whether this process prints and writes (rank 0, or the only one)."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -36,7 +36,7 @@ def warn(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text without control codes, except line feed and tab."""
+    """Return text without control codes, except line feed and tab."""
     return "".join(c for c in text if c in "\n\t" or (c >= " " and c not in "\x7f" and not "\x80" <= c <= "\x9f"))
 
 
@@ -68,7 +68,7 @@ def transfer(description: str, total_bytes: int | None) -> Iterator[Callable[[in
 
     Args:
         description: What is being done.
-        total_bytes: Of all the work; None where that is not known (no time left is shown then).
+        total_bytes: Bytes of all the work; None where that is not known (no time left is shown then).
 
     Yields:
         A function to be told how many bytes were done since it was last called.

@@ -22,7 +22,7 @@ RESERVE = 50_000_000  # logs, report, tokenizer
 
 
 def checkpoint_bytes(num_parameters: int) -> int:
-    """Bytes of one checkpoint: float32 weights and two moments; Muon keeps one moment less for its matrices."""
+    """Return bytes of one checkpoint: float32 weights and two moments; Muon keeps one moment less for its matrices."""
     return num_parameters * 12
 
 
@@ -58,7 +58,7 @@ def check_writable(path: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception, or one that caused it, says that the disk (or a quota, or a size limit) is full."""
+    """Return whether an exception, or one that caused it, says that the disk (or a quota, or a size limit) is full."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in FULL:

@@ -1,4 +1,4 @@
-"""Several processes as one training: who they are, waiting for each other, deciding together, ending together.
+"""Run one training in several processes: ranks, waiting for each other, deciding together, ending together.
 
 `torchrun` and `accelerate launch` start the processes, HuggingFace's Trainer and accelerate run the training (DDP or
 FSDP2), and nothing of that is made anew here. What they leave open is everything around the steps, where a process that
@@ -7,7 +7,7 @@ process only, a loss that is not finite on one process only, a process that is k
 own over gloo (on GPUs too), with a time-out long enough for preparing a large corpus: a dead process is noticed by its
 closed connection, not by the time-out.
 
-With one process every function here is what it is without it: nothing is started, nothing is sent.
+Without torchrun every function here returns its argument or does nothing: nothing is started, nothing is sent.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ class FailedElsewhere(BabyLlamaError):
 
 
 def world_size() -> int:
-    """Processes of a distributed launch (torchrun, accelerate launch), else 1."""
+    """Return the number of processes of a distributed launch (torchrun, accelerate launch), else 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """Processes of the launch on this machine."""
+    """Return the number of processes of the launch on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
 
 
 def rank() -> int:
-    """Number of this process in the launch; 0 prints and writes."""
+    """Return the rank of this process; rank 0 prints and writes."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_initialized() -> bool:
-    """Whether this process is connected with the others."""
+    """Return whether the process group is open."""
     return _group is not None
 
 
@@ -82,10 +82,12 @@ def threads_per_process() -> int | None:
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Connect the processes of the launch for one training; the way out is open only where nothing went wrong.
+    """Open the process group for one training and close it on success only.
+
+    After an error, closing would wait for ranks that may be dead.
 
     Args:
-        device: As resolved: `cpu` connects over gloo, `cuda` over nccl.
+        device: Resolved device: `cpu` connects over gloo, `cuda` over nccl.
 
     Raises:
         ConfigError: The device cannot be shared like this, or the processes do not find each other.
@@ -142,7 +144,7 @@ def _leave() -> None:
 
 
 def all_reduce_max(*numbers: int) -> tuple[int, ...]:
-    """The largest of each number over all processes; all wait here for each other."""
+    """Return the largest of each number over all ranks; all wait here for each other."""
     if _group is None:
         return numbers
     import torch
@@ -159,14 +161,14 @@ def barrier() -> None:
 
 
 def all_reduce_sum(*numbers: float) -> tuple[float, ...]:
-    """The sum of each number over all processes, in float64 and in the order of their ranks: equal everywhere."""
+    """Return the sum of each number over all ranks, in float64 and in the order of the ranks: equal everywhere."""
     if _group is None:
         return numbers
     return tuple(sum(column) for column in zip(*gather(numbers), strict=True))
 
 
 def gather(value: T) -> list[T]:
-    """Each process's value, in the order of their ranks."""
+    """Return every rank's value, in the order of the ranks."""
     if _group is None:
         return [value]
     import torch.distributed as dist
@@ -177,7 +179,7 @@ def gather(value: T) -> list[T]:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value, everywhere."""
+    """Return rank 0's value on every rank."""
     if _group is None:
         return value
     import torch.distributed as dist
@@ -189,7 +191,7 @@ def broadcast(value: T) -> T:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """A part that each process does without the others: an error in one ends all, and only that one says it.
+    """Run a block on every rank; if one fails, all stop: the first failing rank raises its error, others are silent.
 
     Raises:
         FailedElsewhere: In the processes that had no error, or not the first; with the first one's exit code.
@@ -212,7 +214,7 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 
 def on_rank_zero(function: Callable[[], T]) -> T:
-    """What rank 0 finds or decides, everywhere; its error ends all."""
+    """Run a function on rank 0 and return its result on every rank; its error ends all."""
     found: Any = None
     with raise_on_all_ranks():
         if rank() == 0:
@@ -221,7 +223,7 @@ def on_rank_zero(function: Callable[[], T]) -> T:
 
 
 def rank_zero_first(function: Callable[[], T]) -> T:
-    """Every process does it, the others once rank 0 is done (and left its result in a cache)."""
+    """Run a function on every rank, on rank 0 first, so that the others find its result in a cache."""
     found: Any = None
     for turn in (True, False):
         with raise_on_all_ranks():
@@ -231,7 +233,7 @@ def rank_zero_first(function: Callable[[], T]) -> T:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that of a connection to a process that is gone."""
+    """Return whether an error, or what caused it, is that of a connection to a process that is gone."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, RuntimeError | OSError) and any(text in str(seen).lower() for text in _LOST):
@@ -242,11 +244,11 @@ def is_lost(error: BaseException) -> bool:
 
 @contextmanager
 def report_once(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
-    """A part in which the processes wait for each other: whatever ends it, one process says one line.
+    """Run the training loop; if it fails, exactly one rank prints why: the first to create the file `.last_word`.
 
     Args:
         folder: The run folder, which all processes see.
-        resume: Gives the line's end where a process was lost: the last whole checkpoint and the command.
+        resume: Function that gives the line's end where a process was lost: the last whole checkpoint and the command.
 
     Raises:
         LostProcess: Another process is gone.
@@ -267,7 +269,7 @@ def report_once(folder: Path, resume: Callable[[], str]) -> Iterator[None]:
 
 
 def lost_process(advice: str) -> LostProcess:
-    """The error of a process that is left.
+    """Return the error of a process that is left.
 
     Args:
         advice: The last whole checkpoint and the command to go on with.
@@ -278,7 +280,7 @@ def lost_process(advice: str) -> LostProcess:
 
 
 def claim_report(folder: Path) -> bool:
-    """Whether this process is the first to speak: only one can make the file."""
+    """Return whether this rank is the first to report the end: only one can create the file."""
     try:
         os.close(os.open(folder / LAST_WORD, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:

@@ -1,6 +1,6 @@
-"""What is known of a file's content, for as long as the file is the same one: nothing is read twice without need.
+"""SHA-256 of files, cached by size, inode, mtime and ctime, so that unchanged files are not read again.
 
-As git's index does it (Documentation/technical/racy-git.txt): a record holds size, inode and the nanoseconds of the
+Git's index does the same (Documentation/technical/racy-git.txt): a record holds size, inode and the nanoseconds of the
 last change of content (mtime) and of content or attributes (ctime, which no program can set back). While all of them
 agree, the content is taken to be what it was. A file changed within the last two seconds before it was looked at is
 not recorded, since a second change might fall into the same tick of the file system's clock.
@@ -30,7 +30,7 @@ def stamp_of(path: Path) -> list[int]:
 
 
 def is_settled(stamp: list[int]) -> bool:
-    """Whether the last change lies far enough back for a further one to show."""
+    """Return whether the last change lies far enough back for a further one to show."""
     return time.time() - max(stamp[2], stamp[3]) / 1e9 > RACY_SECONDS
 
 
@@ -41,7 +41,7 @@ def wait_until_settled(paths: list[Path]) -> None:
 
 
 def file_hash(path: Path, records: Path) -> str:
-    """SHA-256 of a file, read only where `records` (a folder; made if need be) does not know it already."""
+    """Return SHA-256 of a file, read only where `records` (a folder; made if need be) does not know it already."""
     record = records / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
     before = stamp_of(path)
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -67,7 +67,7 @@ def remember(record: Path, folder: Path, names: list[str]) -> None:
 
 
 def are_as_remembered(record: Path, folder: Path, names: list[str]) -> bool:
-    """Whether all of these files are those that were checked."""
+    """Return whether all of these files are those that were checked."""
     try:
         stamps = read_json(record)
         return all(stamps[name] == stamp_of(folder / name) for name in names)

@@ -15,7 +15,7 @@ from babyllama.common import distributed
 
 
 def command_line() -> str:
-    """This process's command as a user types it."""
+    """Return this process's command as a user types it."""
     processes, here = distributed.world_size(), distributed.local_world_size()
     launcher = "python"
     if processes > 1:
@@ -25,7 +25,7 @@ def command_line() -> str:
 
 
 def resume_command() -> str:
-    """This process's command with the flag that goes on from the newest checkpoint."""
+    """Return this process's command with the flag that goes on from the newest checkpoint."""
     command = command_line()
     return command if "--resume_from_checkpoint" in command else f"{command} --resume_from_checkpoint"
 
@@ -34,7 +34,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "nu
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what computes the figures."""
+    """Return versions of Python, of this package and of what computes the figures."""
     found = {"babyllama": babyllama.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

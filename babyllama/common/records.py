@@ -24,12 +24,12 @@ ROWS = (*DELIMITERS, ".jsonl")
 
 
 def bare_name(path: Path) -> Path:
-    """A path without the ending that says how it is compressed."""
+    """Return a path without the ending that says how it is compressed."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def kind_of(path: Path) -> str:
-    """A file's ending in lower case, that of its compression left out.
+    """Return a file's ending in lower case, that of its compression left out.
 
     >>> kind_of(Path("pairs.JSONL.gz"))
     '.jsonl'
@@ -70,7 +70,7 @@ class _Readable(io.RawIOBase):
 
 
 def read_rows(path: Path, errors: str = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a CSV, TSV or JSONL file, each with its line's number.
+    """Yield rows of a CSV, TSV or JSONL file, each with its line's number.
 
     Args:
         path: A file whose ending is one of ROWS, also compressed; a CSV's delimiter is `,`, or `;` where the line of
@@ -148,7 +148,7 @@ def _unquoted(value: str) -> str:
 
 
 def require_column(row: dict[str, Any], column: str, place: str) -> str:
-    """The text in a column of a row; a number is written out, nothing and null are the empty text.
+    """Return the text in a column of a row; a number is written out, nothing and null are the empty text.
 
     Raises:
         DataError: There is no such column, or it holds a list or an object.
@@ -162,7 +162,7 @@ def require_column(row: dict[str, Any], column: str, place: str) -> str:
 
 
 def mended(text: str) -> str:
-    r"""A text whose lone surrogates (`"\ud83d"` in JSON) are U+FFFD: no UTF-8 and no tokenizer can hold them."""
+    r"""Return a text whose lone surrogates (`"\ud83d"` in JSON) are U+FFFD: no UTF-8 and no tokenizer can hold them."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

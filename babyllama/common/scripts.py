@@ -29,7 +29,7 @@ _INHERITED = regex.compile(r"[\p{Script=Inherited}\p{Script=Common}]")
 
 @lru_cache(maxsize=65_536)
 def script_of(character: str) -> str | None:
-    """The script of a letter or mark as ISO 15924 code; None for digits, punctuation and marks of every script.
+    """Return the script of a letter or mark as ISO 15924 code; None for digits, punctuation and marks of every script.
 
     >>> script_of("ж"), script_of("漢"), script_of("7")
     ('Cyrl', 'Hani', None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def human_count(number: float) -> str:
-    """A count with a unit of thousand, million, billion.
+    """Return a count with a unit of thousand, million, billion.
 
     >>> human_count(999), human_count(10_500_000), human_count(2_000_000_000)
     ('999', '10.5M', '2.0B')
@@ -16,7 +16,7 @@ def human_count(number: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration.
+    """Return a duration.
 
     >>> human_seconds(0.42), human_seconds(252), human_seconds(7_500)
     ('0.4 s', '4 min 12 s', '2 h 5 min')
@@ -30,7 +30,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_bytes(number: float) -> str:
-    """A size in powers of 1,000.
+    """Return a size in powers of 1,000.
 
     >>> human_bytes(512), human_bytes(1_234_567)
     ('512 B', '1.2 MB')
@@ -42,7 +42,7 @@ def human_bytes(number: float) -> str:
 
 
 def parse_count(value: object) -> int:
-    """A count written as a number or with a unit: k, M, B.
+    """Return a count written as a number or with a unit: k, M, B.
 
     >>> parse_count("1M"), parse_count("1.5k"), parse_count(200)
     (1000000, 1500, 200)
@@ -62,7 +62,7 @@ def parse_count(value: object) -> int:
 
 
 def short_words(count: int) -> str:
-    """A count of words in a name, as BabyLM writes it.
+    """Return a count of words in a name, as BabyLM writes it.
 
     >>> short_words(1_000_000), short_words(1_000_000_000), short_words(2_500), short_words(1_234_567)
     ('1M', '1000M', '2.5k', '1234567')

@@ -47,7 +47,7 @@ class Metric:
 
     Attributes:
         name: `bits_per_byte`, `isolated_bits_per_byte`, `completion`, `minimal_pairs:<set>` or `soft_accuracy:<set>`.
-        label: For people.
+        label: Name of the metric for people.
         higher_is_better: Which way is better.
     """
 
@@ -95,7 +95,7 @@ def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
 
 
 def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
-    """The metrics that at least two runs have items for."""
+    """Return the metrics that at least two runs have items for."""
     names = [name for run in runs for name in run.items]
     labels = {"bits_per_byte": "bits per byte", "isolated_bits_per_byte": "bits per byte of lone sentences"}
     return [
@@ -133,7 +133,7 @@ def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None 
 
 
 def score(items: Mapping[Any, Any], metric: str) -> float:
-    """A run's figure from its items: bits per byte, or the mean over paradigms of the share right."""
+    """Return a run's figure from its items: bits per byte, or the mean over paradigms of the share right."""
     keys = list(items)
     if _is_bits(metric):
         return sum(items[k][0] for k in keys) / math.log(2) / sum(items[k][1] for k in keys)

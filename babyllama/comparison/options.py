@@ -86,12 +86,12 @@ def _problem(error: Any, source: str) -> str:
 
 
 def finished_runs(folder: str | Path = "models") -> list[Path]:
-    """Every finished run of an output folder."""
+    """Return every finished run of an output folder."""
     return sorted(path.parent for path in Path(folder).glob("*/training_metrics.json"))
 
 
 def run_folders(patterns: Sequence[str]) -> list[str | Path]:
-    """The folders that names and globs stand for; a sweep's folder stands for its finished runs."""
+    """Return the folders that names and globs stand for; a sweep's folder stands for its finished runs."""
     found: list[str | Path] = []
     for path in (path for pattern in patterns for path in (sorted(glob.glob(pattern)) or [pattern])):
         found += finished_runs(path) if (Path(path) / "sweep.json").is_file() else [path]
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
     """Add the flags of a comparison.
 
     Args:
-        parser: Gets the flags.
+        parser: Parser that gets the flags.
         benchmarks: Names of the built-in benchmarks, for the help text.
     """
     parser.add_argument(
@@ -137,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
 
 
 def config_of(args: argparse.Namespace) -> BenchmarkConfig:
-    """The file's configuration with the flags laid over it."""
+    """Return the file's configuration with the flags laid over it."""
     from babyllama.evaluation.generation import read_prompts
 
     config = load_benchmark_config(args.benchmark_config)

@@ -37,7 +37,7 @@ CHUNK = 4_000_000  # numbers drawn at once: bounds the memory of large permutati
 
 @dataclass(frozen=True)
 class Comparison:
-    """One difference with what it is worth.
+    """A difference between two runs with its interval, p-value and effect size.
 
     Attributes:
         difference: Figure of A minus figure of B.
@@ -62,12 +62,12 @@ class Comparison:
     method: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def sign_permutation(differences: np.ndarray, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p-value of sum(differences) when each item's sign is a coin's (Fisher's randomisation test).
+    """Return two-sided p-value of sum(differences) when each item's sign is a coin's (Fisher's randomisation test).
 
     Exact for up to 14 items that differ; else (1 + count) / (1 + permutations), which is never 0 (Phipson and Smyth
     2010).
@@ -75,7 +75,7 @@ def sign_permutation(differences: np.ndarray, *, permutations: int = PERMUTATION
     Args:
         differences: (N,) per item, A minus B; items without a difference decide nothing.
         permutations: Random sign patterns where not all are tried.
-        seed: Of the draws.
+        seed: Seed of the bootstrap draws.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]
@@ -96,7 +96,7 @@ def sign_permutation(differences: np.ndarray, *, permutations: int = PERMUTATION
 
 
 def smallest_sign_p(units: int, permutations: int = PERMUTATIONS) -> float:
-    """The smallest p-value that `sign_permutation` can give for so many items that differ."""
+    """Return the smallest p-value that `sign_permutation` can give for so many items that differ."""
     return min(1.0, 2.0 ** (1 - units)) if units <= EXACT_UP_TO else 1 / (1 + permutations)
 
 
@@ -104,7 +104,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: p-values that hold for the whole family.
 
     Args:
-        p_values: Of all comparisons made, in any order.
+        p_values: P-values of all comparisons made, in any order.
 
     Returns:
         Corrected values in the same order, at most 1.
@@ -120,7 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare_documents(
     nats_a: np.ndarray, nats_b: np.ndarray, sizes: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Bits per byte of A minus those of B over the same documents.
+    """Return bits per byte of A minus those of B over the same documents.
 
     Paired bootstrap over documents for the interval, sign permutation for p. Effect size: Cohen's d_z of the
     documents' own differences (mean / standard deviation).
@@ -130,7 +130,7 @@ def compare_documents(
         nats_b: (D,) under B.
         sizes: (D,) UTF-8 bytes.
         resamples: Bootstrap draws.
-        seed: Of all draws.
+        seed: Seed of the bootstrap draws.
     """
     bits = (np.asarray(nats_a, dtype=np.float64) - np.asarray(nats_b, dtype=np.float64)) / math.log(2)
     sizes = np.asarray(sizes, dtype=np.float64)
@@ -161,7 +161,7 @@ def compare_choices(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Accuracy of A minus that of B over the same items, as the plain mean over strata (paradigms).
+    """Return accuracy of A minus that of B over the same items, as the plain mean over strata (paradigms).
 
     Only items on which the two disagree carry a sign. Within a stratum of n items with m disagreements the flipped sum
     is 2 * Binomial(m, 1/2) - m, so a permutation is one draw a stratum however many items there are; the bootstrap
@@ -173,7 +173,7 @@ def compare_choices(
         right_b: (N,) whether B was.
         strata: Paradigm of each item; None: one stratum.
         resamples: Bootstrap draws.
-        seed: Of all draws.
+        seed: Seed of the bootstrap draws.
     """
     right_a, right_b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
     names, index = np.unique(strata if strata is not None else [""] * len(right_a), return_inverse=True)
@@ -202,7 +202,7 @@ def compare_choices(
 def compare_shares(
     values_a: np.ndarray, values_b: np.ndarray, strata: Sequence[str] | None = None, *, seed: int = 0
 ) -> Comparison:
-    """Mean of A minus mean of B over the same items, as the plain mean over strata (soft accuracy by paradigm).
+    """Return mean of A minus mean of B over the same items, as the plain mean over strata (soft accuracy by paradigm).
 
     An item of a stratum of n weighs 1 / (n * strata). The interval is the normal one with the variances within strata
     added up; p is the sign permutation of the weighted differences, beyond 2,000 items by its normal limit. Effect

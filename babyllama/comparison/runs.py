@@ -19,12 +19,12 @@ class BenchmarkRun:
 
     Args:
         path: The checkpoint's folder.
-        name: Its name in tables.
-        evaluator_of: Makes the ModelEvaluator of a folder (root module evaluate.py, which no room imports).
+        name: Name of the run in tables.
+        evaluator_of: Maker of a folder's ModelEvaluator (root module evaluate.py, which no room imports).
 
     Attributes:
-        path: Its folder.
-        name: Its name in tables.
+        path: Folder of the checkpoint.
+        name: Name of the run in tables.
         items: Per-item scores as the evaluator's sidecar has them.
         results: Figures by benchmark.
     """
@@ -109,7 +109,7 @@ def run_facts(run: BenchmarkRun, groups: Sequence[Any]) -> dict[str, Any]:
 
     Args:
         run: After its benchmarks.
-        groups: From `babyllama.comparison.differences.group_runs`; one of them holds the run.
+        groups: Result of `babyllama.comparison.differences.group_runs`; one of them holds the run.
     """
     from babyllama.data.tokenizer import tokenizer_fingerprint
     from babyllama.pages.run_page import read_log

@@ -64,7 +64,7 @@ def label_permutation(scores_a: Sequence[float], scores_b: Sequence[float]) -> t
 def compare_seeds(
     scores_a: Sequence[float], scores_b: Sequence[float], item_variance: float = 0.0, items: int = 0
 ) -> tuple[Comparison, dict[str, float]]:
-    """Mean score of recipe A minus that of recipe B.
+    """Return mean score of recipe A minus that of recipe B.
 
     Args:
         scores_a: One score a seed.

@@ -15,7 +15,7 @@ from babyllama.data.documents import Document, documents_fingerprint
 
 
 def shared_documents(runs: Sequence[Any]) -> tuple[list[Document] | None, str]:
-    """The documents on which all runs were held out.
+    """Return the documents on which all runs were held out.
 
     Args:
         runs: Each with `name`, `held_out_fingerprint` and `evaluator.documents`.

@@ -51,7 +51,7 @@ def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_finger
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line a key that differs, the length's keys left out.
+    """Return one line a key that differs, the length's keys left out.
 
     >>> differences({"training.lr": 1.0, "training.max_steps": 1}, {"training.lr": 2.0, "training.max_steps": 2})
     ['training.lr: 1.0 -> 2.0']
@@ -66,7 +66,7 @@ def _short(value: Any) -> str:
 
 
 def check_resume(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines about an allowed change of length.
+    """Return lines about an allowed change of length.
 
     Raises:
         ConfigError: Something that changes the weights differs; each with both values.

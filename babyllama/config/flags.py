@@ -84,7 +84,7 @@ def flags_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def config_from_args(args: argparse.Namespace) -> Any:
-    """The Config of parsed flags, with a line about each key that was adapted."""
+    """Return the Config of parsed flags, with a line about each key that was adapted."""
     from babyllama.config.loading import config_notices
 
     config = read_config(args)
@@ -94,7 +94,7 @@ def config_from_args(args: argparse.Namespace) -> Any:
 
 
 def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
-    """The Config of parsed flags: the file, then --set, then the flags, then `more` (`section.key` -> value).
+    """Return the Config of parsed flags: the file, then --set, then the flags, then `more` (`section.key` -> value).
 
     The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
     """
@@ -113,7 +113,7 @@ def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None)
 
 
 def _as_typed(problem: str, flags: Mapping[str, Any]) -> str:
-    """A problem that names `--set section.key` names the flag instead, where that is what was typed."""
+    """Return a problem that names `--set section.key` names the flag instead, where that is what was typed."""
     names = {key: flag for flag, key, *_ in [*FLAGS, *SWITCHES]}
     key = problem.removeprefix("--set ").split(":")[0]
     return problem.replace(f"--set {key}", names[key], 1) if key in flags and key in names else problem

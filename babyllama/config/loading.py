@@ -88,7 +88,7 @@ def config_from_dict(raw: Any, source: str = "config", overrides: Mapping[str, A
 
     Args:
         raw: What the YAML held.
-        source: Its name, for messages.
+        source: Name of the file, for messages.
         overrides: `section.key` -> value.
 
     Raises:
@@ -208,7 +208,7 @@ def _problem(error: Any, source: str, overrides: Mapping[str, Any]) -> str:
 
 
 def config_notices(config: Config) -> list[str]:
-    """Lines about keys that were adapted when the configuration was loaded."""
+    """Return lines about keys that were adapted when the configuration was loaded."""
     return list(config._notices)
 
 
@@ -233,6 +233,6 @@ def _absolute(path: str | None) -> str | None:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a configuration file, for editors."""
+    """Return JSON Schema of a configuration file, for editors."""
     schema = Config.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "BabyLlama configuration"} | schema

@@ -28,7 +28,7 @@ def _auto_bool(value: Any) -> Any:
 
 
 def _milestones(value: Any) -> Any:
-    """A list of word counts (`1M`, `500k`, 20000), one of them, or the name of a schedule."""
+    """Return a list of word counts (`1M`, `500k`, 20000), one of them, or the name of a schedule."""
     value = _read_as_meant(value)
     if isinstance(value, list):
         return sorted({parse_count(item) for item in value}) or None
@@ -49,7 +49,7 @@ class Section(BaseModel):
 
 
 def Optional(kind: Any) -> Any:  # noqa: N802 - reads as a type
-    """A type that also takes `null` and the string `None`."""
+    """Return a type that also takes `null` and the string `None`."""
     return Annotated[kind | None, BeforeValidator(_read_as_meant)]
 
 

@@ -20,7 +20,7 @@ SHOWN = 80
 
 
 def to_remove(found: Survey, reasons: list[str]) -> dict[int, dict[str, Any]]:
-    """Number of each document to remove -> why: the reason that comes first, and which document it repeats."""
+    """Return number of each document to remove -> why: the reason that comes first, and which document it repeats."""
     chosen: dict[int, dict[str, Any]] = {}
     for reason, copies in (("exact", found.exact), ("near", found.near)):
         for copy in copies if reason in reasons else ():
@@ -40,7 +40,7 @@ def write_clean(found: Survey, folder: Path, reasons: list[str]) -> dict[str, An
     Args:
         found: The survey.
         folder: Where the files go; may not exist, or must be empty or of an earlier such call.
-        reasons: Of REASONS.
+        reasons: Reasons for removing a document, of REASONS.
 
     Returns:
         Documents and words kept and removed, by reason.
@@ -76,12 +76,12 @@ def write_clean(found: Survey, folder: Path, reasons: list[str]) -> dict[str, An
 
 
 def _line(text: str, target: Path) -> str:
-    """A document as it is written."""
+    """Return a document as it is written."""
     return to_json({"text": text}, indent=None) + "\n" if target.suffix == ".jsonl" else f"{text}\n{END_OF_TEXT}\n"
 
 
 def _targets(files: list[Path], folder: Path) -> list[Path]:
-    """Where each file goes: its place below the folder that holds all of them; tables become .jsonl."""
+    """Return where each file goes: its place below the folder that holds all of them; tables become .jsonl."""
     base = Path(os.path.commonpath([file.resolve().parent for file in files]))
     places = [bare_name(file.resolve().relative_to(base)) for file in files]
     return [folder / (p.with_suffix(".jsonl") if is_record_file(f) else p) for f, p in zip(files, places, strict=True)]

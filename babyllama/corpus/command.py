@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """The figures that matter, a line each."""
+    """Return the figures that matter, a line each."""
     total = report["total"]
     lines = [
         f"{total['documents']:,} documents, {total['words']:,} words, {human_bytes(total['bytes'])} "

@@ -23,7 +23,7 @@ class Copy:
     """A document that repeats an earlier one.
 
     Attributes:
-        document: Its number.
+        document: Number of the document.
         of: Number of the earlier document.
         similarity: Estimated Jaccard index; 1 for an exact copy.
     """
@@ -34,7 +34,7 @@ class Copy:
 
 
 def exact_copies(digests: Sequence[bytes]) -> list[Copy]:
-    """Documents whose digest stood before, in order.
+    """Return documents whose digest stood before, in order.
 
     >>> exact_copies([b"a", b"b", b"a"])
     [Copy(document=2, of=0, similarity=1.0)]
@@ -49,10 +49,10 @@ def exact_copies(digests: Sequence[bytes]) -> list[Copy]:
 
 
 def near_copies(signatures: Sequence[np.ndarray | None], *, skip: set[int], threshold: float = NEAR) -> list[Copy]:
-    """Documents that nearly repeat an earlier one, each with the most similar of those that are kept.
+    """Return documents that nearly repeat an earlier one, each with the most similar of those that are kept.
 
     Args:
-        signatures: Of each document; None where it is too short to be compared.
+        signatures: Signature of each document; None where it is too short to be compared.
         skip: Documents that are exact copies.
         threshold: Least Jaccard index.
     """

@@ -18,7 +18,7 @@ TROUBLES = ("mojibake", "replacement", "control", "entities", "not_nfc")
 
 
 def encoding_trouble(text: str) -> dict[str, int]:
-    """How many of each kind a text has; kinds that it has none of are left out.
+    """Return how many of each kind a text has; kinds that it has none of are left out.
 
     >>> encoding_trouble("CafÃ© &amp; bar"), encoding_trouble("Café & bar")
     ({'mojibake': 1, 'entities': 1}, {})

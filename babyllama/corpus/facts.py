@@ -21,14 +21,14 @@ class DocumentFacts:
     """What is known of one document.
 
     Attributes:
-        domain: Its domain.
-        words: Its words.
-        bytes: Its UTF-8 bytes.
-        lines: Its lines.
-        language: Of `identify`.
+        domain: Domain of the document.
+        words: Words of the document.
+        bytes: UTF-8 bytes of the document.
+        lines: Lines of the document.
+        language: Language that `identify` found.
         digest: Equal for equal texts.
         signature: MinHash signature; None where it is too short to be compared.
-        trouble: Of `encoding_trouble`.
+        trouble: Counts of `encoding_trouble`.
         overlap: Runs of evaluation items that it has (`OverlapIndex.look_up`).
     """
 

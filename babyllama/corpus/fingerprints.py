@@ -30,7 +30,7 @@ _hashes: dict[str, int] = {}
 
 
 def compared_words(text: str) -> list[str]:
-    """The words of a text as they are compared.
+    """Return the words of a text as they are compared.
 
     >>> compared_words("“Well—he’s gone!” (at 10 o'clock)")
     ['well', 'he', 's', 'gone', 'at', '10', 'o', 'clock']
@@ -63,7 +63,7 @@ def gram_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
 
 
 def new_signature() -> Any:
-    """An empty MinHash that takes ready hashes of 32 bits."""
+    """Return an empty MinHash that takes ready hashes of 32 bits."""
     from datasketch import MinHash
 
     return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
@@ -73,8 +73,8 @@ def signature(hashes: np.ndarray, empty: Any) -> np.ndarray:
     """(PERMUTATIONS,) uint32: the MinHash signature of a document's shingles (Broder 1997).
 
     Args:
-        hashes: From `word_hashes`.
-        empty: From `new_signature`; is not changed.
+        hashes: Result of `word_hashes`.
+        empty: Result of `new_signature`; is not changed.
     """
     shingles = np.unique(gram_hashes(hashes, min(SHINGLE, len(hashes))) >> np.uint64(32))
     made = empty.copy()

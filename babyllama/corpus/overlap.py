@@ -32,7 +32,7 @@ class Item:
     Attributes:
         group: The evaluation set that it belongs to.
         place: Where it stands: file and number.
-        shown: Its beginning.
+        shown: Beginning of the item.
         length: Words of its runs; 0 where it is too short to be looked for.
         grams: (G,) places of its runs among the index's of that length.
     """
@@ -49,7 +49,7 @@ class OverlapIndex:
     """The runs of all items, to be looked up in training text.
 
     Attributes:
-        items: In their order.
+        items: Items of the set, in their order.
         grams: Length -> (G,) uint64, sorted and distinct.
         first: Length -> (G,) int64, number of the first training document that has the run, -1 for none.
     """
@@ -76,7 +76,7 @@ class OverlapIndex:
             first[places[first[places] < 0]] = document
 
     def overlap(self, item: Item) -> tuple[float, int]:
-        """Share of an item's runs that occur, and the first document that has one (-1: none)."""
+        """Return share of an item's runs that occur, and the first document that has one (-1: none)."""
         if not item.length:
             return 0.0, -1
         first = self.first[item.length][item.grams]
@@ -105,7 +105,7 @@ def build_index(texts: Iterable[tuple[str, str, str]]) -> OverlapIndex:
 
 
 def evaluation_texts(path: str) -> list[tuple[str, str, str]]:
-    """The items of an evaluation set: (set, place, text).
+    """Return the items of an evaluation set: (set, place, text).
 
     Args:
         path: A folder, a file or a glob. Rows of tables and JSONL give each of their texts (sentences of pairs,
@@ -142,7 +142,7 @@ def _files(path: str) -> list[Path]:
 
 
 def leaks(index: OverlapIndex, names: list[str]) -> dict[str, Any]:
-    """Figures of each set, with the items that leaked.
+    """Return figures of each set, with the items that leaked.
 
     Args:
         index: After the training text was looked through.

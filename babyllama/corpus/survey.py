@@ -117,7 +117,7 @@ def survey(
 
 
 def document_names(made: Survey) -> list[str]:
-    """How each document is named for a person: its file and its number there."""
+    """Return how each document is named for a person: its file and its number there."""
     counted = zip(made.files, made.counts, strict=True)
     return [f"{file.name}: document {number + 1}" for file, count in counted for number in range(count)]
 
@@ -139,7 +139,7 @@ def _items(path: str, dev: str | None, against: Sequence[str]) -> Iterator[tuple
 
 
 def _batches(made: Survey, rules: dict[str, str]) -> Iterator[list[Document]]:
-    """The documents of all files; notes how many each file has and by which rule."""
+    """Yield the documents of all files; notes how many each file has and by which rule."""
     batch: list[Document] = []
     size = 0
     for file in made.files:
@@ -168,7 +168,7 @@ def _gather(
 
 
 def _leaking(index: OverlapIndex, facts: list[DocumentFacts]) -> set[int]:
-    """Documents that hold by themselves at least half of the runs of an item."""
+    """Return documents that hold by themselves at least half of the runs of an item."""
     owners: dict[tuple[int, int], list[int]] = {}  # (length, run) -> leaked items that have it
     for number, item in enumerate(index.items):
         if index.overlap(item)[0] >= LEAKED:
@@ -188,7 +188,7 @@ def _leaking(index: OverlapIndex, facts: list[DocumentFacts]) -> set[int]:
 
 
 def _ledger(facts: list[DocumentFacts], characters: dict[str, Counter[str]]) -> dict[str, Any]:
-    """Figures in total and by domain: documents, words, bytes, language, script, bytes over the byte premium."""
+    """Return figures in total and by domain: documents, words, bytes, language, script, bytes over the byte premium."""
     domains = {}
     for domain in sorted(characters):
         chosen = [document for document in facts if document.domain == domain]
@@ -253,7 +253,7 @@ def _trouble(facts: list[DocumentFacts]) -> dict[str, Any]:
 
 
 def _histogram(words: Sequence[int]) -> list[dict[str, int]]:
-    """How many documents have at least so many words and fewer than the next bin's."""
+    """Return how many documents have at least so many words and fewer than the next bin's."""
     bins = [0, *LENGTH_BINS]
     ends = [*LENGTH_BINS, None]
     return [
@@ -263,7 +263,7 @@ def _histogram(words: Sequence[int]) -> list[dict[str, int]]:
 
 
 def _raw(files: Sequence[Path], facts: list[DocumentFacts], counts: Sequence[int]) -> dict[str, Any]:
-    """Lines, words and bytes of each file as `wc` counts them, and the longest lines of all."""
+    """Return lines, words and bytes of each file as `wc` counts them, and the longest lines of all."""
     rows, longest = [], []
     start = 0
     for file, count in zip(files, counts, strict=True):
@@ -288,7 +288,7 @@ def _raw(files: Sequence[Path], facts: list[DocumentFacts], counts: Sequence[int
 
 
 def _blocks(file: Path) -> Iterator[tuple[int, bytes]]:
-    """A file in blocks that end with a line, each with the number of its first line."""
+    """Yield a file in blocks that end with a line, each with the number of its first line."""
     number, carry = 1, b""
     with open_binary(file) as handle:
         while block := handle.read(BLOCK_BYTES):
@@ -303,7 +303,7 @@ def _blocks(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def count_like_wc(block: bytes) -> int:
-    r"""Words of a block as `wc -w` counts them in a UTF-8 locale.
+    r"""Return words of a block as `wc -w` counts them in a UTF-8 locale.
 
     >>> count_like_wc("two\u00a0words, one\x1fword".encode())
     3

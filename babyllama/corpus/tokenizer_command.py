@@ -49,7 +49,7 @@ def with_action(argv: Sequence[str]) -> list[str]:
 
 
 def vocabulary_size(text: str) -> int | Literal["auto"]:
-    """A type for argparse: at least 260 tokens, or `auto`."""
+    """Return a type for argparse: at least 260 tokens, or `auto`."""
     if text == "auto":
         return "auto"
     if not text.isdigit() or int(text) < 260:
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace, training_documents: Callable[[str], Iterable[D
     """Do what the action says.
 
     Args:
-        args: Of `add_arguments`.
-        training_documents: From a path to the cleaned documents that a training on it would see.
+        args: Parsed flags of `add_arguments`.
+        training_documents: Function from a path to the cleaned documents that a training on it would see.
     """
     return train(args, training_documents) if args.action == "train" else inspect_tokenizers(args)
 
@@ -149,7 +149,7 @@ def _names(given: list[str]) -> dict[str, Path]:
 
 
 def documents(paths: list[str]) -> Iterator[Document]:
-    """The documents of texts, as they are, one by one; of a folder with *.train and *.dev the held-out ones."""
+    """Yield the documents of texts, as they are, one by one; of a folder with *.train and *.dev the held-out ones."""
     from babyllama.data.sources import find_files, read_documents
 
     for path in paths:
@@ -175,7 +175,7 @@ def first_sentences(paths: list[str]) -> list[str]:
 
 
 def read_words(path: Path) -> list[list[str]]:
-    """Words of a list, each as its morphemes: `word`, or `word<TAB>mor phe mes`.
+    """Return words of a list, each as its morphemes: `word`, or `word<TAB>mor phe mes`.
 
     Raises:
         DataError: The file cannot be read, or morphemes are not the word's; names the line.
@@ -198,7 +198,7 @@ def read_words(path: Path) -> list[list[str]]:
 
 
 def config_of(given: str | None, path: Path) -> Config | None:
-    """The configuration that is named, else that of the run whose tokenizer it is, else None."""
+    """Return the configuration that is named, else that of the run whose tokenizer it is, else None."""
     from babyllama.config.loading import load_config
 
     if given is not None:

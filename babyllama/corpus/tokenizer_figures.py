@@ -56,8 +56,8 @@ class Piece:
     """One token of a sentence that is shown.
 
     Attributes:
-        text: Its characters; empty where it holds only a part of one.
-        bytes: Its bytes in hexadecimal where it holds only a part of a character, else empty.
+        text: Characters of the token; empty where it holds only a part of one.
+        bytes: Bytes in hexadecimal where the token holds only a part of a character, else empty.
     """
 
     text: str
@@ -70,7 +70,7 @@ class Boundaries:
 
     Attributes:
         words: Words that were looked at.
-        whole: Of these, how many are one token.
+        whole: Number of these that are one token.
         right: Cuts that stand at a boundary of morphemes.
         cuts: Cuts inside words.
         expected: Boundaries of morphemes.
@@ -123,11 +123,11 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def text_figures(tokenizer: Any, counts: Counts, lengths: np.ndarray) -> dict[str, Any]:
-    """Figures of one domain or of all text.
+    """Return figures of one domain or of all text.
 
     Args:
         tokenizer: The tokenizer.
-        counts: From `count_text`.
+        counts: Result of `count_text`.
         lengths: (V,) bytes of each token, 0 for special ones.
     """
     tokens = int(counts.tokens.sum())
@@ -146,13 +146,13 @@ def text_figures(tokenizer: Any, counts: Counts, lengths: np.ndarray) -> dict[st
 def inspect(
     tokenizer: Any, documents: Iterable[Document], words: Sequence[Sequence[str]] = (), config: Config | None = None
 ) -> dict[str, Any]:
-    """All figures of a tokenizer.
+    """Return all figures of a tokenizer.
 
     Args:
         tokenizer: A fast tokenizer.
         documents: Text; read once, may be empty.
         words: Words, each as its morphemes (one: the word is not cut).
-        config: Of the model whose parameters are shared out; None: left out.
+        config: Configuration of the model whose parameters are shared out; None: left out.
 
     Returns:
         vocabulary, total, domains; boundaries where there are words; model where there is a configuration.
@@ -207,7 +207,7 @@ def boundaries(tokenizer: Any, words: Sequence[Sequence[str]]) -> Boundaries:
 
 
 def cut_sentence(tokenizer: Any, sentence: str) -> list[Piece]:
-    """The tokens of a sentence, in order; characters that are spread over several tokens come as bytes.
+    """Return the tokens of a sentence, in order; characters that are spread over several tokens come as bytes.
 
     >>> from babyllama.data.tokenizer import train_tokenizer
     >>> [piece.bytes or piece.text for piece in cut_sentence(train_tokenizer(["an an"], 260), "an é")]
@@ -224,7 +224,7 @@ def cut_sentence(tokenizer: Any, sentence: str) -> list[Piece]:
 
 
 def model_share(config: Config, vocab_size: int) -> dict[str, Any]:
-    """Parameters of a model with such a vocabulary, and what share embedding and head have."""
+    """Return parameters of a model with such a vocabulary, and what share embedding and head have."""
     from babyllama.models.architectures import count_parameters
 
     total = count_parameters(config, vocab_size)

@@ -52,7 +52,7 @@ _PENN_TOKEN = re.compile("|".join(map(re.escape, _PENN)))
 
 
 def clean_common(text: str) -> str:
-    """What every domain needs: no control characters, no spaces at line ends, at most two blank lines.
+    """Return what every domain needs: no control characters, no spaces at line ends, at most two blank lines.
 
     U+200B to U+200D and U+2060 stay: Khmer and Thai mark words by the first, Persian and Indic scripts spell with the
     others.
@@ -69,7 +69,7 @@ class DomainCleaners:
     """The rules, one method a domain; subclass and override to change one."""
 
     def default(self, text: str) -> str:
-        """Text of no known source."""
+        """Return text of no known source."""
         return clean_common(text)
 
     def childes(self, text: str) -> str:
@@ -128,14 +128,14 @@ _METHODS = {
 
 
 def create_cleaner_registry(cleaners: DomainCleaners | None = None) -> dict[str, Cleaner]:
-    """Domain -> cleaner, the user's registered ones last; look up with `.get(domain, registry["default"])`."""
+    """Return domain -> cleaner, the user's registered ones last; look up with `.get(domain, registry["default"])`."""
     cleaners = cleaners or DomainCleaners()
     registry: dict[str, Cleaner] = {domain: getattr(cleaners, method) for domain, method in _METHODS.items()}
     return {**registry, "default": cleaners.default, **CLEANERS}
 
 
 def domain_of(path: str | Path) -> str:
-    """A file's domain: its name up to the first dot, in lower case.
+    """Return a file's domain: its name up to the first dot, in lower case.
 
     >>> domain_of("data/BNC_spoken.train.gz")
     'bnc_spoken'

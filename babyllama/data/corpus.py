@@ -39,7 +39,7 @@ class Source:
     Attributes:
         documents: Begins the stream: documents in order, each with whether to clean it.
         rules: Filled while it is read: domain -> rule.
-        total_bytes: Of its files, None where that is not known before.
+        total_bytes: Bytes of the source's files, None where that is not known before.
         repeatable: It is certainly the same when it is read again.
     """
 
@@ -55,7 +55,7 @@ class CorpusText:
     Args:
         folder: Where the shards are, named after the text's content.
         clean: `clean(text, domain)`.
-        processes: That clean.
+        processes: Number of processes that clean.
     """
 
     def __init__(self, folder: Path, clean: Callable[[str, str], str], processes: int) -> None:
@@ -120,11 +120,11 @@ class CorpusText:
         return {**self.train.rules, **self.valid.rules}
 
     def selections(self) -> list[Selection]:
-        """The documents of `train` and `valid`."""
+        """Return the documents of `train` and `valid`."""
         return [Selection("train", self.train, TRAIN), Selection("valid", self.valid, HELD)]
 
     def training_texts(self, every: int, seen: Callable[[int], None]) -> Iterator[str]:
-        """One of `every` training documents, evenly spread over the corpus, in order.
+        """Yield one of `every` training documents, evenly spread over the corpus, in order.
 
         Args:
             every: 1: all.
@@ -139,7 +139,7 @@ class CorpusText:
             seen(int(self.train.indexes[number].bytes[chosen].sum()))
 
     def held_out(self) -> Iterator[Document]:
-        """The held-out documents in order."""
+        """Yield the held-out documents in order."""
         for number, wanted in self.valid.marked(HELD):
             yield from self.valid.documents(number, wanted)
 
@@ -194,7 +194,7 @@ def sample_step(total_bytes: int) -> int:
 
 
 def held_out_folder(cache: Path, split_fingerprint: str) -> Path:
-    """Where the held-out documents of a text are kept."""
+    """Return where the held-out documents of a text are kept."""
     return cache / "held_out" / content_key(split_fingerprint)
 
 
@@ -214,7 +214,7 @@ def kept_held_out(folder: Path) -> tuple[list[Document], dict[str, str]] | None:
 
 
 def unfinished(cache: Path, split_fingerprint: str) -> Path:
-    """Where the parts of a text's preparation wait for the rest, also after a kill."""
+    """Return where the parts of a text's preparation wait for the rest, also after a kill."""
     return cache / "unfinished" / content_key(split_fingerprint, SHARD_CHARACTERS)
 
 
@@ -236,7 +236,7 @@ def clearing_up(cache: Path, split_fingerprint: str) -> Iterator[None]:
 
 
 def cache_lock(cache: Path, key: str) -> Any:
-    """Two processes that prepare the same text: the second waits and finds it done.
+    """Return two processes that prepare the same text: the second waits and finds it done.
 
     Raises:
         ConfigError: The cache cannot be written.

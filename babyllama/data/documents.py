@@ -31,7 +31,7 @@ class Document:
     """One document.
 
     Attributes:
-        text: Its text, without special tokens.
+        text: Text of the document, without special tokens.
         domain: The stem of its file.
         source: Where it comes from (a file's name), for messages.
     """
@@ -56,7 +56,7 @@ def documents_fingerprint(documents: Iterable[Document]) -> str:
 
 
 def document_rule(domain: str, lines: Iterable[str]) -> str:
-    """The name of the rule for a file, from its domain and its lines."""
+    """Return the name of the rule for a file, from its domain and its lines."""
     blanks = titles = 0
     for line in lines:
         if line == END_OF_TEXT:
@@ -83,12 +83,12 @@ RULES = {
 
 
 def explain_rule(rule: str) -> str:
-    """A rule as a sentence for the user; names that are not rules of text files stay as they are."""
+    """Return a rule as a sentence for the user; names that are not rules of text files stay as they are."""
     return RULES.get(rule, rule)
 
 
 def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
-    r"""Documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
+    r"""Yield documents of a stream of lines (without line ends); texts of nothing but white space are dropped.
 
     >>> list(split_lines(["a", "b", "<|endoftext|>", "c"], "endoftext"))
     ['a\nb', 'c']
@@ -102,7 +102,7 @@ def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
 
 
 def split_documents(text: str, domain: str = "default") -> list[str]:
-    """Documents of a text, by the rule that fits it."""
+    """Return documents of a text, by the rule that fits it."""
     lines = text.split("\n")
     return list(split_lines(lines, document_rule(domain, lines)))
 

@@ -31,7 +31,7 @@ def epoch_order(dataset: Any, seed: int, epoch: int) -> np.ndarray:
     Args:
         dataset: A PackedDataset, or one that brings `order(epoch)`.
         seed: `training.seed`.
-        epoch: From 0.
+        epoch: Number of the epoch, from 0.
     """
     if hasattr(dataset, "order"):
         return dataset.order(epoch)
@@ -39,7 +39,9 @@ def epoch_order(dataset: Any, seed: int, epoch: int) -> np.ndarray:
 
 
 class EpochSampler(Sampler[int]):
-    """Yields the order of the epoch that the dataset was told (`set_epoch`).
+    """A torch Sampler whose order depends on the seed and `dataset.epoch` only.
+
+    So a resume, and every rank, draws the same order.
 
     Args:
         dataset: The training set.

@@ -56,7 +56,7 @@ ENTRY_BYTES = 150  # of the dictionary and two objects, beside their content
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:  # type: ignore[type-arg]
-    """The smallest unsigned type that holds every id."""
+    """Return the smallest unsigned type that holds every id."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
@@ -64,7 +64,7 @@ class DocumentEncoder:
     """Documents to the bytes of their ids, `<s> ... </s>`, as they are stored.
 
     Args:
-        tokenizer: Gives ids, BOS and EOS (one stands for the other where there is only one).
+        tokenizer: Tokenizer with its BOS and EOS (one stands for the other where there is only one).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -81,7 +81,7 @@ class DocumentEncoder:
         self._size = 0
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """Each text's ids in the stored type, with BOS and EOS."""
+        """Return each text's ids in the stored type, with BOS and EOS."""
         if self.prefix:
             texts = [self.prefix + text if text else text for text in texts]
         if not self.by_pieces:
@@ -118,12 +118,12 @@ class DocumentEncoder:
             self._size += ENTRY_BYTES + len(piece) + len(stored)
 
     def _line_feed(self) -> int | None:
-        """The id that stands for a line feed and nothing else; None where there is no such id."""
+        """Return the id that stands for a line feed and nothing else; None where there is no such id."""
         ids = encode_documents(self.tokenizer, ["\n"])[0]
         return ids[0] if len(ids) == 1 else None
 
     def _in_lines(self, pieces: list[str]) -> Iterator[bytes]:
-        """Each piece's ids, from texts of many pieces parted by line feeds (none has one inside)."""
+        """Yield each piece's ids, from texts of many pieces parted by line feeds (none has one inside)."""
         texts = ["\n".join(pieces[start : start + JOINED]) for start in range(0, len(pieces), JOINED)]
         for ids in encode_documents(self.tokenizer, texts):
             array = np.array(ids, dtype=self.dtype)
@@ -136,7 +136,7 @@ class DocumentEncoder:
 
 
 def cuts_like_gpt2(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a text's ids are those of its words by GPT-2's rule, and nothing else has a say."""
+    """Return whether a text's ids are those of its words by GPT-2's rule, and nothing else has a say."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     cut = rules["pre_tokenizer"] or {}
     return (

@@ -36,8 +36,8 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
     Args:
         split: The memory-mapped tokens.
         seq_length: Tokens of a chunk (T).
-        pad_id: Fills the last chunk; its labels are -100.
-        seed: Of the documents' order and of the moving cut points.
+        pad_id: Token that fills the last chunk; its labels are -100.
+        seed: Seed of the documents' order and of the moving cut points.
         shuffle: Read the documents in a seeded order (the same in every epoch).
         random_offset: Move the cut points with each epoch.
         multiple_of: Fill up with all-padding chunks to a multiple of this (a full last batch keeps shapes static).
@@ -81,7 +81,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         self.epoch, self.offset = epoch, self.offset_of(epoch)
 
     def offset_of(self, epoch: int) -> int:
-        """Position in the stream at which an epoch begins."""
+        """Return position in the stream at which an epoch begins."""
         if not self.random_offset:
             return 0
         return int(np.random.Generator(np.random.PCG64([self.seed, epoch])).integers(self.seq_length))
@@ -92,17 +92,17 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         return stream + self._shift[found], self.documents[found]
 
     def __len__(self) -> int:
-        """Chunks of an epoch, the all-padding ones included."""
+        """Return chunks of an epoch, the all-padding ones included."""
         return self.chunks
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One chunk: input_ids (T,), labels (T,)."""
+        """Return one chunk: input_ids (T,), labels (T,)."""
         if not 0 <= index < self.chunks:
             raise IndexError(index)
         return {name: batch[0] for name, batch in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """A batch at once: input_ids (B, T) and labels (B, T), int64."""
+        """Return a batch at once: input_ids (B, T) and labels (B, T), int64."""
         places = np.asarray(indices, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)  # (B, T)
         real = places < self.total
         stream = (places + self.offset) % self.total
@@ -119,7 +119,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
 
 
 def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[Any]:
-    """The chunks of a split, documents in order and cut points fixed, as a `datasets.Dataset`.
+    """Return the chunks of a split, documents in order and cut points fixed, as a `datasets.Dataset`.
 
     All of them are held in memory: for a loop of your own on a corpus that allows it.
     """

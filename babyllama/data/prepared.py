@@ -23,8 +23,8 @@ class PreparedData:
         tokenizer: Trained on the training text, or the given one.
         train: Training documents as memory-mapped tokens.
         valid: Held-out documents.
-        fingerprint: Of files, cleaners, split and tokenizer.
-        split_fingerprint: Of files, cleaners and split only: equal for runs that share a held-out set.
+        fingerprint: Hash of files, cleaners, split and tokenizer.
+        split_fingerprint: Hash of files, cleaners and split only: equal for runs that share a held-out set.
         rules: Domain -> rule by which documents were told apart.
         cache_dir: Where the tokens lie.
         notes: Lines for the user.
@@ -57,7 +57,7 @@ def cleaner_names(cleaners: dict[str, Any]) -> list[str]:
 
 
 def path_content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
-    """What a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
+    """Return what a path's text is: names and SHA-256 of its files, or the generator's version and sizes."""
     if path == "synthetic":
         from babyllama.data.synthetic import SYNTHETIC_VERSION
 

@@ -33,7 +33,7 @@ LONGEST_LINE = 100_000  # bytes of plain text; bounds the memory of a file that 
 
 
 def find_files(path: str, split: str, key: str = "data.train_path") -> list[Path]:
-    """The files that a path stands for.
+    """Return the files that a path stands for.
 
     Args:
         path: A folder, a file or a glob.
@@ -102,13 +102,13 @@ def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
 
 
 def has_dev_files(path: str) -> bool:
-    """Whether a training folder brings its own held-out files."""
+    """Return whether a training folder brings its own held-out files."""
     folder = Path(path).expanduser()
     return folder.is_dir() and any(kind_of(p) == ".dev" for p in folder.rglob("*") if p.is_file())
 
 
 def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[str]:
-    """Lines of a text file without their ends; a byte-order mark is dropped.
+    """Yield lines of a text file without their ends; a byte-order mark is dropped.
 
     Whole blocks are decoded at once (2.3 times faster than line by line); only a block with a fault is gone through
     line by line, to name the place.
@@ -150,7 +150,7 @@ def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -
 
 
 def _lines_of(path: Path, data: bytes, number: int, offset: int, errors: str, *, whole: bool = True) -> list[str]:
-    """Lines of a block that ends with a line end, or (not whole) the piece of a longer line."""
+    """Return lines of a block that ends with a line end, or (not whole) the piece of a longer line."""
     if b"\0" not in data:
         try:
             lines = data.removesuffix(b"\n").decode("utf-8").split("\n")
@@ -166,7 +166,7 @@ def _lines_of(path: Path, data: bytes, number: int, offset: int, errors: str, *,
 
 
 def _cluster_end(raw: bytes) -> int:
-    """Where the last grapheme cluster that may be cut in two begins, so that no letter loses its marks.
+    """Return where the last grapheme cluster that may be cut in two begins, so that no letter loses its marks.
 
     Bytes that are not UTF-8 are cut where they stand, a carriage return stays with what follows.
     """
@@ -179,7 +179,7 @@ def _cluster_end(raw: bytes) -> int:
 
 
 def _unfinished(raw: bytes) -> int:
-    """Bytes at the end that begin a character whose rest is yet to be read."""
+    """Return bytes at the end that begin a character whose rest is yet to be read."""
     for back in range(1, 5):
         byte = raw[-back]
         if byte >= 0xC0:
@@ -209,7 +209,7 @@ def _decode(path: Path, raw: bytes, number: int, offset: int, errors: str) -> st
 
 
 def read_documents(path: Path, errors: str = "strict", key: str = "text") -> tuple[str, Iterator[Document]]:
-    """The rule in force and the documents of one file.
+    """Return the rule in force and the documents of one file.
 
     JSONL, CSV, TSV and Parquet hold one document a line or row, a CHAT transcript is one.
 
@@ -235,17 +235,17 @@ def read_documents(path: Path, errors: str = "strict", key: str = "text") -> tup
 
 
 def domain_of_file(path: Path) -> str:
-    """The domain of a file's documents: its name up to the first dot, of every transcript `childes`."""
+    """Return the domain of a file's documents: its name up to the first dot, of every transcript `childes`."""
     return chat.DOMAIN if kind_of(path) == CHAT else domain_of(path)
 
 
 def is_record_file(path: Path) -> bool:
-    """Whether the file holds documents as records, which are not cleaned by domain."""
+    """Return whether the file holds documents as records, which are not cleaned by domain."""
     return kind_of(path) in RECORDS
 
 
 def _rows(path: Path, errors: str, key: str) -> Iterator[str]:
-    """The texts of a JSONL file or of a table."""
+    """Yield the texts of a JSONL file or of a table."""
     if kind_of(path) in TABLES:
         yield from (_text_of(row, f"{path}: line {number}", key) for number, row in read_rows(path, errors))
         return
@@ -288,10 +288,10 @@ def _parquet(path: Path, key: str) -> Iterator[str]:
 
 
 def hub_documents(path: str, split: str, max_words: int | None, key: str = "text") -> Iterator[Document]:
-    """Documents of `hf:org/name[:config]`, streamed, so that a bounded try downloads only what it reads.
+    """Yield documents of `hf:org/name[:config]`, streamed, so that a bounded try downloads only what it reads.
 
     Args:
-        path: With the `hf:` in front; a local folder of data files works too.
+        path: Path with `hf:` in front; a local folder of data files works too.
         split: `train` or `validation`.
         max_words: Stop after about so many words.
         key: The column that holds the text.

@@ -57,7 +57,7 @@ def held_out_places(count: int, share: float) -> np.ndarray:
 
 
 def bounded_share(share: float, total_bytes: int) -> float:
-    """The share to hold out of files of so many bytes: `share`, less where that were more than HELD_OUT_BYTES.
+    """Return the share to hold out of files of so many bytes: `share`, less where that were more than HELD_OUT_BYTES.
 
     >>> bounded_share(0.05, 100_000_000), bounded_share(0.05, 2_000_000_000)
     (0.05, 0.01)
@@ -70,7 +70,7 @@ def _mark(documents: list[Document], place: int) -> Iterator[tuple[Document, boo
 
 
 def part_document(document: Document, share: float) -> tuple[Document, Document]:
-    """One document as two, parted at a line (else a space) so that about `share` of it is held out.
+    """Return one document as two, parted at a line (else a space) so that about `share` of it is held out.
 
     In a script without spaces between two letters, where neither is near that place.
 
@@ -91,7 +91,7 @@ def part_document(document: Document, share: float) -> tuple[Document, Document]
 
 
 def at_most_words(documents: Iterable[Document], max_words: int | None) -> Iterator[Document]:
-    """Whole documents, in order, until the bound is reached; None: all.
+    """Yield whole documents, in order, until the bound is reached; None: all.
 
     >>> texts = (Document("two words", "d") for _ in range(9))
     >>> len(list(at_most_words(texts, 3)))

@@ -40,13 +40,13 @@ class ShardIndex:
     """What is known of one shard's D documents.
 
     Attributes:
-        number: Its place in the corpus.
+        number: Index of the shard in the corpus.
         bytes: (D,) int64, UTF-8 bytes of each text.
         words: (D,) int64, whitespace-separated words.
         domain_ids: (D,) index into `domains`.
         source_ids: (D,) index into `sources`.
-        domains: Names.
-        sources: Names of files.
+        domains: Names of the domains.
+        sources: Names of the files.
         raw_bytes: What was read for it.
     """
 
@@ -113,7 +113,7 @@ class TextShards:
         Args:
             raw: Documents in their order, each with whether to clean it.
             clean: `clean(text, domain)`; a text that it leaves empty is no document.
-            processes: That clean.
+            processes: Number of processes that clean.
             trusted: The stream is certainly the same as that of shards found here.
             max_words: Stop when the shards hold so many.
             seen: Told the bytes read for each shard.
@@ -123,7 +123,7 @@ class TextShards:
             for left in self.folder.iterdir():
                 left.unlink()
         words = 0
-        make = _Maker(self.folder, clean)
+        make = ShardWriter(self.folder, clean)
         for index in ordered_map(make, in_batches(raw), processes):
             self.indexes.append(index)
             seen(index.raw_bytes)
@@ -140,16 +140,16 @@ class TextShards:
         """Write documents that are clean already, in this process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         batches = in_batches((document, False) for document in documents)
-        self.indexes = [write_shard(self.folder, number, batch, _as_it_is) for number, batch in batches]
+        self.indexes = [write_shard(self.folder, number, batch, identity) for number, batch in batches]
         self.finish(rules)
 
     def everything(self) -> Iterator[Document]:
-        """All documents in order."""
+        """Yield all documents in order."""
         for index in self.indexes:
             yield from self.documents(index.number, np.ones(len(index.bytes), dtype=bool))
 
     def documents(self, number: int, wanted: np.ndarray) -> list[Document]:
-        """The wanted documents (D,) bool of a shard."""
+        """Return the wanted documents (D,) bool of a shard."""
         index = self.indexes[number]
         ends = np.cumsum(index.bytes)
         found = []
@@ -169,7 +169,7 @@ class TextShards:
                 yield number, wanted
 
     def total(self, what: str, mark: int) -> int:
-        """Sum of `bytes` or `words` over the documents of a mark."""
+        """Return sum of `bytes` or `words` over the documents of a mark."""
         return sum(int(getattr(self.indexes[number], what)[wanted].sum()) for number, wanted in self.marked(mark))
 
     @property
@@ -183,19 +183,20 @@ class TextShards:
         self.marks = np.split(marks, ends[:-1]) if len(ends) else []
 
 
-def _as_it_is(text: str, domain: str) -> str:
-    """The cleaning of what is clean."""
+def identity(text: str, domain: str) -> str:
+    """Return the text unchanged: the cleaning of documents that are already clean."""
     return text
 
 
-class _Maker:
-    """What a worker does with a batch."""
+class ShardWriter:
+    """Write one shard of cleaned text, or reuse the one on disk if its checksum still fits."""
 
     def __init__(self, folder: Path, clean: Callable[[str, str], str]) -> None:
         self.folder = folder
         self.clean = clean
 
     def __call__(self, batch: Batch) -> ShardIndex:
+        """Return the facts of the batch's shard."""
         number, documents = batch
         return read_index(self.folder, number) or write_shard(self.folder, number, documents, self.clean)
 
@@ -228,7 +229,7 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
 
 
 def read_index(folder: Path, number: int) -> ShardIndex | None:
-    """The index of a finished shard, None where the shard is absent, half-written or damaged."""
+    """Return the index of a finished shard, None where the shard is absent, half-written or damaged."""
     read = read_facts(folder / f"{number:06d}.npz", folder / f"{number:06d}.text")
     if read is None:
         return None
@@ -274,5 +275,5 @@ class Selection:
     mark: int
 
     def tasks(self) -> list[Task]:
-        """One a shard that holds such documents."""
+        """Return one a shard that holds such documents."""
         return [(self.name, number, wanted) for number, wanted in self.shards.marked(self.mark)]

@@ -38,14 +38,14 @@ def build_splits(
     Args:
         folder: Where the splits go.
         pieces: Where finished pieces are kept and looked for; named after text and tokenizer.
-        selections: In the order of the work.
-        tokenizer: Its ids are stored.
-        processes: That tokenize.
+        selections: Selections of documents in the order of the work.
+        tokenizer: Tokenizer whose ids are stored.
+        processes: Number of processes that tokenize.
         seen: Told the bytes of text of each shard that is done.
     """
     pieces.mkdir(parents=True, exist_ok=True)
     encoder = DocumentEncoder(tokenizer)
-    make = _Tokenizer(pieces, {selection.name: selection.shards for selection in selections}, encoder)
+    make = ShardTokenizer(pieces, {selection.name: selection.shards for selection in selections}, encoder)
     tasks = [task for selection in selections for task in selection.tasks()]
     lengths: dict[str, list[np.ndarray]] = {selection.name: [] for selection in selections}
     for name in lengths:
@@ -81,8 +81,8 @@ def _write_index(folder: Path, selection: Selection, lengths: list[np.ndarray], 
     )
 
 
-class _Tokenizer:
-    """What a worker does with a shard; its table of words grows from shard to shard."""
+class ShardTokenizer:
+    """Tokenize one shard, or reuse its file if the checksum fits; the table of words grows from shard to shard."""
 
     def __init__(self, pieces: Path, shards: dict[str, TextShards], encoder: DocumentEncoder) -> None:
         self.pieces = pieces
@@ -90,7 +90,7 @@ class _Tokenizer:
         self.encoder = encoder
 
     def __call__(self, task: Task) -> np.ndarray:
-        """The wanted documents' lengths in tokens, from a finished piece or one that is made now."""
+        """Return the wanted documents' lengths in tokens, from a finished piece or one that is made now."""
         name, number, wanted = task
         content, seal = (self.pieces / f"{name}-{number:06d}.{ending}" for ending in ("ids", "npz"))
         finished = read_facts(seal, content)

@@ -32,7 +32,7 @@ class TokenSplit:
         bytes: (D,) int64: UTF-8 bytes of each document's text.
         words: (D,) int64: whitespace-separated words.
         domain_ids: (D,) index into `domains`.
-        domains: Names.
+        domains: Names of the domains.
     """
 
     tokens: np.ndarray
@@ -49,8 +49,8 @@ def write_split(folder: Path, name: str, documents: Iterable[Document], tokenize
     Args:
         folder: Where the files go.
         name: `train` or `valid`.
-        documents: In the order they are stored.
-        tokenizer: Gives ids, BOS and EOS.
+        documents: Documents in the order in which they are stored.
+        tokenizer: Tokenizer with its BOS and EOS.
     """
     encoder = DocumentEncoder(tokenizer)
     sizes, words, lengths, domains = [], [], [], []

@@ -124,7 +124,7 @@ def without_prefix(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedTokeni
 
 
 def decode_behind(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """Text of tokens that stand behind other text: a blank at their beginning is theirs and stays.
+    """Return text of tokens that stand behind other text: a blank at their beginning is theirs and stays.
 
     Tokenizers that put a blank in front of every text drop one when they decode, and so "a dog" plus " ran" would
     become "a dogran".
@@ -139,7 +139,7 @@ def decode_behind(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str
 
 
 def _first_characters(texts: Iterator[str]) -> list[str]:
-    """The first texts, up to MARKS_SAMPLE characters; they are taken out of the stream."""
+    """Return the first texts, up to MARKS_SAMPLE characters; they are taken out of the stream."""
     found: list[str] = []
     size = 0
     for text in texts:
@@ -184,7 +184,7 @@ def shortened(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokeni
     """The tokenizer that the same training had given at a smaller vocabulary: merges are learned one after another.
 
     Args:
-        tokenizer: From `train_tokenizer`.
+        tokenizer: Result of `train_tokenizer`.
         size: Tokens to keep; at least the special ones and the bytes.
     """
     from tokenizers import Tokenizer
@@ -197,7 +197,7 @@ def shortened(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokeni
 
 
 def choose_vocab_size(tokenizer: PreTrainedTokenizerFast, sample: Sequence[str]) -> tuple[int, str]:
-    """The vocabulary size that `vocab_size: auto` stands for, and why.
+    """Return the vocabulary size that `vocab_size: auto` stands for, and why.
 
     From 1,000 tokens on the vocabulary is doubled as long as that makes the text at least 5% shorter, up to 32,000 and
     to what the corpus carries.
@@ -263,7 +263,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
 
 
 def token_bytes(tokenizer: Any) -> list[bytes]:
-    """The bytes that each token stands for; none for special tokens.
+    """Return the bytes that each token stands for; none for special tokens.
 
     A byte-level token tells them letter by letter, SentencePiece's byte tokens as `<0xE0>`, others are their text.
     """
@@ -318,7 +318,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
 
 def _loader(path: Path) -> Any:
-    """The class that loads a folder: for one that we saved alone (no model beside it) the class that it names.
+    """Return the class that loads a folder: for one that we saved alone (no model beside it) the class that it names.
 
     AutoTokenizer would load the same, after importing torch and every model's configuration: 2.0 s instead of 0.5.
     """
@@ -335,6 +335,6 @@ def _loader(path: Path) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 over vocabulary, merges and every rule of the tokenizer, whatever folder it lies in."""
+    """Return SHA-256 over vocabulary, merges and every rule of the tokenizer, whatever folder it lies in."""
     content = f"{tokenizer.backend_tokenizer.to_str()}|{tokenizer.special_tokens_map}"
     return hashlib.sha256(content.encode()).hexdigest()

@@ -64,7 +64,7 @@ def writes_unspaced(text: str) -> bool:
 
 
 def _unit_starts(text: str, run: re.Match[str]) -> list[int]:
-    """Where the words of one run of an unspaced text begin; at least one place."""
+    """Return where the words of one run of an unspaced text begin; at least one place."""
     return [unit.start() for unit in _UNIT.finditer(text, run.start(), run.end())] or [run.start()]
 
 
@@ -119,7 +119,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _opening(text: str, low: int, end: int) -> int:
-    """How many characters of opening punctuation stand before `end`, not counting those before `low`."""
+    """Return how many characters of opening punctuation stand before `end`, not counting those before `low`."""
     found = _OPENING.search(text, low, end)
     return len(found[0]) if found else 0
 
@@ -152,7 +152,7 @@ def clusters(text: str) -> list[str]:
 
 
 def cluster_cut(text: str, place: int) -> int:
-    """The last place not behind `place` where a text may be cut without parting a grapheme cluster.
+    """Return the last place not behind `place` where a text may be cut without parting a grapheme cluster.
 
     >>> cluster_cut("ก็ก็", 3), cluster_cut("abc", 2)
     (2, 2)

@@ -46,7 +46,7 @@ def completion_items(documents: Sequence[Document], count: int, seed: int = 0) -
     Args:
         documents: Held-out documents.
         count: Items wanted; fewer come where the text has fewer sentences.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         (context, answer) with the answer's leading space and closing mark, e.g. ("The dog sat on the", " mat."); in
@@ -79,7 +79,7 @@ def _item(sentence: str) -> tuple[str, str] | None:
 
 
 def too_few(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures whose share is taken out, with the reason, where it is of fewer than ten items."""
+    """Return figures whose share is taken out, with the reason, where it is of fewer than ten items."""
     if figures["num_items"] >= FEWEST:
         return figures
     found = f"{figures['num_items']} sentences of the held-out text can be completed, at least {FEWEST} are needed"
@@ -90,12 +90,12 @@ def too_few(figures: dict[str, Any]) -> dict[str, Any]:
 def completion_accuracy(
     model: Any, tokenizer: Any, items: Sequence[tuple[str, str]], *, window: int, limit: int | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Share of items whose last word is predicted exactly.
+    """Return share of items whose last word is predicted exactly.
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
-        items: From `completion_items`.
+        tokenizer: Tokenizer of the model.
+        items: Result of `completion_items`.
         window: Positions of the model; longer items are left out.
         limit: Items at most; None: all.
 

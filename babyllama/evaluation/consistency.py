@@ -94,7 +94,7 @@ def consistency(
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         window: Positions of the model.
         pairs: Prompts of the same meaning; at least two pairs.
 

@@ -52,7 +52,7 @@ def generate(
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         prompts: Texts; BOS is put in front; one longer than the window keeps its end.
         window: Positions the model was trained at: the context never exceeds it.
         max_new_tokens: Tokens to write at most; an end token ends a text.
@@ -128,7 +128,7 @@ def _pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[torch.Tenso
 
 
 def _choose(logits: torch.Tensor, temperature: float, top_k: int, generator: torch.Generator) -> list[int]:
-    """One token a row: the likeliest at temperature 0, else sampled among the top k."""
+    """Return one token a row: the likeliest at temperature 0, else sampled among the top k."""
     if temperature <= 0:
         return logits.argmax(dim=1).tolist()
     values, tokens = logits.topk(min(top_k, logits.shape[1]), dim=1)
@@ -137,7 +137,7 @@ def _choose(logits: torch.Tensor, temperature: float, top_k: int, generator: tor
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Share of different n-grams among all n-grams of the texts' words, 0 where there is none.
+    """Return share of different n-grams among all n-grams of the texts' words, 0 where there is none.
 
     >>> distinct([["a", "b", "a", "b"]], 2)
     0.6666666666666666
@@ -147,7 +147,7 @@ def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
 
 
 def repetition(words: Sequence[str], n: int = 4) -> float:
-    """Share of a text's n-grams that stood in it before.
+    """Return share of a text's n-grams that stood in it before.
 
     >>> repetition("a b c a b c a".split(), n=2)
     0.5
@@ -187,7 +187,7 @@ def _beginning(text: str) -> str:
 
 
 def read_prompts(path: str | None) -> list[str] | None:
-    """Prompts of a file, one a line; None for no file.
+    """Return prompts of a file, one a line; None for no file.
 
     Raises:
         DataError: It cannot be read, or has none.

@@ -29,7 +29,7 @@ def bootstrap_ratio(
         numerator: (D,) per unit, e.g. nats.
         denominator: (D,) per unit, e.g. tokens.
         resamples: Number of draws.
-        seed: Of the draws.
+        seed: Seed of the bootstrap draws.
 
     Returns:
         Lower and upper bound; both the value itself where there is one unit.

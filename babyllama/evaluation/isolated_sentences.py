@@ -50,7 +50,7 @@ def lone_sentences(text: str) -> list[str]:
 
 
 def _unwrapped(lines: Sequence[str]) -> list[str]:
-    """Lines that end without a terminator joined with the next one, where that begins no turn."""
+    """Return lines that end without a terminator joined with the next one, where that begins no turn."""
     joined: list[str] = []
     for line in lines:
         if joined and joined[-1].strip() and not _ENDS.search(joined[-1]) and not _LABEL.match(line):
@@ -74,7 +74,7 @@ def isolated_sentences(
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         documents: At least one with a token.
         window: Tokens the model sees at once; a longer sentence is rolled through.
         batch_tokens: Tokens of one forward pass (changes no figure).

@@ -139,7 +139,7 @@ def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
 
 
 def pairs_fingerprint(paths: Sequence[str | Path], ids: str | Path | None = None) -> str:
-    """SHA-256 over the content of the pair files and of the filter: what a score on them depends on."""
+    """Return SHA-256 over the content of the pair files and of the filter: what a score on them depends on."""
     digest = hashlib.sha256()
     for path in [Path(given).expanduser() for given in [*paths, *([ids] if ids else [])]]:
         for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
@@ -148,7 +148,7 @@ def pairs_fingerprint(paths: Sequence[str | Path], ids: str | Path | None = None
 
 
 def pairs_from_records(records: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Pairs from plain dicts (the embedded corpus's)."""
+    """Return pairs from plain dicts (the embedded corpus's)."""
     return [_pair(record, Path("pairs"), number) for number, record in enumerate(records, start=1)]
 
 
@@ -161,11 +161,11 @@ def score_sentences(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[..., Any] | None = None,
 ) -> list[float]:
-    """Sum of token log-probabilities of each sentence after BOS (nats, <= 0).
+    """Return sum of token log-probabilities of each sentence after BOS (nats, <= 0).
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         sentences: Scored exactly as given.
         max_length: Positions the model has; a longer sentence is an error.
         batch_tokens: Tokens of one forward pass.
@@ -190,11 +190,11 @@ def score_sentences(
 def pair_scores(
     model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], *, max_length: int | None = None, **options: Any
 ) -> list[tuple[float, float]]:
-    """Scores of the good and the bad sentence of each pair; what a pair shares from the left is computed once.
+    """Return scores of the good and the bad sentence of each pair; what a pair shares from the left is computed once.
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         texts: (good, bad).
         max_length: Positions the model has; a longer sentence is an error.
         **options: batch_tokens and progress, as for `score_sentences`.
@@ -222,16 +222,16 @@ def _check_lengths(texts: Sequence[str], encoded: Sequence[Sequence[int]], max_l
 def screened_scores(
     model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], **options: Any
 ) -> list[tuple[float, float]]:
-    """Scores of pairs: bfloat16 where the margin is clear, float32 where it is narrow.
+    """Return scores of pairs: bfloat16 where the margin is clear, float32 where it is narrow.
 
     How far bfloat16 moves a margin is measured first, on 512 pairs scored both ways; a margin is narrow below eight
     standard deviations of that error, and below twice the largest error seen. Narrow pairs are scored again in float32.
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         texts: (good, bad).
-        **options: As for `pair_scores`.
+        **options: Options of `pair_scores`.
     """
     precision = fast_low_precision(next(model.parameters()).device)
     if precision == torch.float32:
@@ -266,11 +266,11 @@ def evaluate_pairs(
     screen: bool = False,
     progress: Callable[..., Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Accuracy over pairs, and the pairs' own scores.
+    """Return accuracy over pairs, and the pairs' own scores.
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         pairs: At least one.
         max_length: Positions the model has.
         batch_tokens: Tokens of one forward pass.

@@ -43,7 +43,7 @@ class PairRow:
 
 
 def lay_out(good: Sequence[int], bad: Sequence[int], first: int) -> PairRow:
-    """The row of a pair of token lists.
+    """Return the row of a pair of token lists.
 
     >>> lay_out([5, 6, 7], [5, 8, 9], first=1)
     PairRow(ids=[1, 5, 6, 8], positions=[0, 1, 2, 2], good_rest=(2, 3), targets=[(0, 5, True, True), \
@@ -94,8 +94,11 @@ def _batch_scores(backbone: Any, head: Any, rows: Sequence[PairRow]) -> Tensor:
     return scores.cpu()
 
 
-def _tree_is_exact(model: Any, first: int) -> bool:
-    """Try a pair of three tokens a sentence; False where the model does not take such a mask or ignores it."""
+def honours_mask(model: Any, first: int) -> bool:
+    """Score one short pair in a shared row and as two sentences, once per model, and compare.
+
+    False where the model does not take the mask of a shared row, or ignores it.
+    """
     cached = getattr(model, "_babyllama_pairs_ok", None)
     if cached is None:
         vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -111,8 +114,8 @@ def _tree_is_exact(model: Any, first: int) -> bool:
 
 
 def supports_pairs(model: Any, first: int) -> bool:
-    """Whether pairs can be scored in one row: a backbone with a plain head that takes mask and positions."""
-    return backbone_and_head(model) is not None and _tree_is_exact(model, first)
+    """Return whether pairs can be scored in one row: a backbone with a plain head that takes mask and positions."""
+    return backbone_and_head(model) is not None and honours_mask(model, first)
 
 
 def score_pairs(
@@ -123,10 +126,10 @@ def score_pairs(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[..., Any] | None = None,
 ) -> list[tuple[float, float]]:
-    """Scores of good and bad of each pair (nats, <= 0).
+    """Return scores of good and bad of each pair (nats, <= 0).
 
     Args:
-        model: For which `supports_pairs` holds, in evaluation mode.
+        model: Model in evaluation mode for which `supports_pairs` holds.
         pairs: Token ids of good and bad without special tokens.
         first: BOS.
         batch_tokens: Tokens of one forward pass.

@@ -84,7 +84,7 @@ def rolling_windows(
 
 
 def bos_id(tokenizer: Any) -> int:
-    """The id before a text's first token: BOS, else EOS.
+    """Return the id before a text's first token: BOS, else EOS.
 
     Raises:
         DataError: The tokenizer has neither.
@@ -118,7 +118,7 @@ def score_documents(
 
     Args:
         model: A causal language model, evaluation mode, float32.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         documents: At least one with a token.
         window: Tokens the model sees at once: the length it was trained at.
         stride: Overlap the windows: new tokens per window; None: disjoint.
@@ -152,12 +152,12 @@ def score_documents(
 
 
 def summarize(scores: DocumentScores, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Perplexity, loss and bits per byte with 95% bootstrap intervals over documents, in total and per domain.
+    """Return perplexity, loss and bits per byte with 95% bootstrap intervals over documents, in total and per domain.
 
     Args:
-        scores: From `score_documents`.
+        scores: Result of `score_documents`.
         resamples: Bootstrap draws.
-        seed: Of the draws.
+        seed: Seed of the bootstrap draws.
 
     Returns:
         perplexity, average_loss, bits_per_byte, each with a `*_ci`; num_documents, total_tokens, total_bytes; domains.

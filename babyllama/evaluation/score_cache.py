@@ -35,7 +35,7 @@ def scoring_version() -> str:
 
 
 def checkpoint_content(folder: Path) -> str:
-    """SHA-256 over names and content of the files that decide what a checkpoint answers."""
+    """Return SHA-256 over names and content of the files that decide what a checkpoint answers."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern) if path.is_file()}):
         with path.open("rb") as handle:
@@ -61,7 +61,7 @@ class ScoreCache:
         return self.folder / f"{key}.json.gz"
 
     def get(self, content: str, task: str, options: Any) -> dict[str, Any] | None:
-        """What `put` stored for the same content, task and options; None where there is nothing."""
+        """Return what `put` stored for the same content, task and options; None where there is nothing."""
         path = self._path(content, task, options)
         if not self.enabled or not path.is_file():
             return None

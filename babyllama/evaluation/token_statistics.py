@@ -26,11 +26,11 @@ MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is the
 def token_statistics(
     model: Any, tokenizer: Any, documents: Sequence[Document], *, window: int, max_tokens: int = MAX_TOKENS
 ) -> dict[str, Any]:
-    """The figures over the first documents that make up `max_tokens` tokens.
+    """Return the figures over the first documents that make up `max_tokens` tokens.
 
     Args:
         model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         documents: Held-out documents.
         window: Positions of one forward pass.
         max_tokens: Bound on positions.
@@ -66,7 +66,7 @@ def token_statistics(
 def _batch_figures(
     model: Any, windows: Sequence[tuple[list[int], list[int]]], batch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Entropy, likeliest token's probability and whether it is right, per predicted token of a batch."""
+    """Return entropy, likeliest token's probability and whether it is right, per predicted token of a batch."""
     device = next(model.parameters()).device
     ids = pad_right([windows[i][0] for i in batch], 0, device)
     targets = pad_right([windows[i][1] for i in batch], IGNORE, device)

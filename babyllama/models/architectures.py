@@ -29,7 +29,7 @@ ROTARY_SHARE_GPTJ = (
 
 
 def default_heads(hidden_size: int) -> int:
-    """Number of heads whose size is even, divides `hidden_size` and is closest to 64.
+    """Return number of heads whose size is even, divides `hidden_size` and is closest to 64.
 
     >>> default_heads(768), default_heads(192), default_heads(100)
     (12, 3, 2)
@@ -39,7 +39,7 @@ def default_heads(hidden_size: int) -> int:
 
 
 def max_positions(config: Config) -> int:
-    """Positions that the checkpoint allows."""
+    """Return positions that the checkpoint allows."""
     return config.model.max_position_embeddings or max(MIN_POSITIONS, config.data.seq_length)
 
 
@@ -118,7 +118,7 @@ TABLE: dict[str, Callable[..., PretrainedConfig]] = {"Llama": _llama, "GPT2": _g
 def build_model_config(
     config: Config, vocab_size: int, special: dict[str, int | None] | None = None
 ) -> PretrainedConfig:
-    """The HuggingFace model config that a BabyLlama config stands for.
+    """Return the HuggingFace model config that a BabyLlama config stands for.
 
     Args:
         config: The whole configuration.
@@ -141,7 +141,7 @@ def build_model_config(
 
 
 def build_model(config: Config, tokenizer: Any) -> PreTrainedModel:
-    """A model of one of the three architectures with random float32 weights from torch's current seed."""
+    """Return a model of one of the three architectures with random float32 weights from torch's current seed."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_config(build_model_config(config, len(tokenizer), _special_ids(tokenizer)))
@@ -155,7 +155,7 @@ def ignored_dropouts(config: Config) -> list[str]:
 
 
 def count_parameters(config: Config, vocab_size: int) -> int:
-    """Number of parameters, counted on the `meta` device (no memory, no weights)."""
+    """Return number of parameters, counted on the `meta` device (no memory, no weights)."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -183,7 +183,7 @@ class Preset:
 
 
 def presets() -> list[Preset]:
-    """All presets, smallest first."""
+    """Return all presets, smallest first."""
     found = []
     for name, path in preset_paths().items():
         config = load_config(path)

@@ -41,7 +41,7 @@ def attend(
         mask: (B or 1, 1, T, S), added to the scores.
         scaling: Factor of the scores.
         dropout: Probability with which a weight is dropped.
-        seeds: Of the dropout's mask.
+        seeds: Seeds of the dropout's mask.
 
     Returns:
         (B, H, T, E).

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def prepare_layers(model: Any, runtime: Runtime) -> None:
-    """Give the layers the attention of the decision, and compile them if it says so.
+    """Set the attention implementation to `runtime.attention` and compile each layer if `runtime.compile` is "layers".
 
     Each is compiled by itself with static shapes; they share one graph, so only the first costs time.
 
     Args:
-        model: A causal language model, changed in place. One whose attention takes no functions from outside keeps to
-            eager attention where the decision is one of ours.
-        runtime: The decision.
+        model: A causal language model, changed in place. Models without Transformers' attention interface use eager
+            attention where the runtime names one of ours.
+        runtime: How the run computes.
     """
     if hasattr(model, "set_attn_implementation"):
         ours = runtime.attention in (attention.PLAIN, attention.RECOMPUTE)

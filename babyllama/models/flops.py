@@ -55,7 +55,7 @@ def multiplying_parameters(model: Any) -> int:
 
 
 def known_peak(device: str, precision: str) -> float | None:
-    """Peak FLOP/s of a GPU in 16 bits, None for other precisions and for devices that the table lacks."""
+    """Return peak FLOP/s of a GPU in 16 bits, None for other precisions and for devices that the table lacks."""
     import torch
 
     if not device.startswith("cuda") or precision not in {"bf16", "fp16"}:

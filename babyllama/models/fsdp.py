@@ -56,14 +56,14 @@ def reduce_in_float32(trainer: Any) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `fully_shard` was applied to the model."""
+    """Return whether `fully_shard` was applied to the model."""
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The whole weights on rank 0's CPU, nothing on the others; every process must call it."""
+    """Return the whole weights on rank 0's CPU, nothing on the others; every process must call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -35,7 +35,7 @@ BLOCK_ROWS = 1024  # 512 and 1,024 are equally fast on 2 cores, 2,048 leaves the
 def _block(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Loss sum and gradients of one block of rows.
+    """Return loss sum and gradients of one block of rows.
 
     Args:
         hidden: (R, D) in the compute precision.
@@ -62,7 +62,7 @@ def _block(
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept in: float32, or float64 where the computation is."""
+    """Return what sums are kept in: float32, or float64 where the computation is."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -73,7 +73,7 @@ class FusedBlock:
 
     @classmethod
     def get(cls, compiled: bool) -> Callable[..., Any]:
-        """The function to call."""
+        """Return the function to call."""
         if not compiled:
             return _block
         if cls._compiled is None:
@@ -122,7 +122,7 @@ def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-    """Sum of the losses without gradients, block by block."""
+    """Return sum of the losses without gradients, block by block."""
     total = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
     for start in range(0, hidden.shape[0], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
@@ -134,7 +134,7 @@ def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tens
 def fused_linear_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, *, compiled: bool = False
 ) -> Tensor:
-    """Sum of the cross-entropies (nats) of a linear head, logits never stored whole.
+    """Return sum of the cross-entropies (nats) of a linear head, logits never stored whole.
 
     Computes in the autocast precision where autocast is on, else in that of `hidden`; sums in float32 (float64
     throughout if `hidden` is float64).

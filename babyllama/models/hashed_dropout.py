@@ -36,19 +36,19 @@ def hashed_dropout(values: Tensor, p: float) -> Tensor:
 
 
 def recompute_in_backward(function: Callable[..., Tensor], *given: Any) -> Tensor:
-    """`function(*given)`, computed once more in the backward pass instead of keeping what lies between."""
+    """Checkpoint `function(*given)`: compute it again in the backward pass instead of storing intermediates."""
     if not torch.is_grad_enabled():
         return function(*given)
     return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)  # nothing random is drawn inside
 
 
 def draw_seeds(device: torch.device) -> Tensor:
-    """The two seeds of one mask, (2,) int32, from torch's default generator of the device."""
+    """Return the two seeds of one mask, (2,) int32, from torch's default generator of the device."""
     return torch.randint(-(2**31), 2**31 - 1, (2,), dtype=torch.int32, device=device)
 
 
 def keep_mask(rows: int, width: int, p: float, seeds: Tensor) -> Tensor:
-    """Which of `rows` x `width` entries stay, (rows, width) bool: each with probability 1 - p.
+    """Return which of `rows` x `width` entries stay, (rows, width) bool: each with probability 1 - p.
 
     The seed joins the row's number before the column does: masks of one shape then share nothing but a column and a row
     of numbers. Positions of all entries would be shared, and kept for the backward pass (151 MB for a 97M GPT-2).

@@ -124,7 +124,7 @@ def _check_report(folder: Path, model: Any, report: dict[str, Any]) -> None:
 
 
 def load_tokenizer_of(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a checkpoint's folder.
+    """Return the tokenizer in a checkpoint's folder.
 
     Raises:
         CheckpointError: There is none that can be read.

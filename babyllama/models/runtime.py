@@ -55,7 +55,7 @@ class Runtime:
     muon_precision: str | None = "bf16"
 
     def line(self) -> str:
-        """The decision in one line for the terminal."""
+        """Return the decision in one line for the terminal."""
         compiled = {"off": "not compiled", "layers": "layers compiled"}[self.compile]
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
         several = f", {self.processes} processes" if self.processes > 1 else ""
@@ -67,7 +67,7 @@ class Runtime:
         return f"runtime: {chosen}{several}{threads}{each}{off}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the checkpoint and training_metrics.json."""
+        """Return plain data, for the checkpoint and training_metrics.json."""
         return asdict(self)
 
     def changes(self, other: Runtime) -> str:
@@ -106,7 +106,7 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     Args:
         config: The run's configuration.
         total_steps: Optimizer steps of the whole run (not of what is left of it).
-        num_parameters: Of the model; with total_steps it estimates whether compiling pays.
+        num_parameters: Parameters of the model; with total_steps they estimate whether compiling pays.
     """
     import torch
 
@@ -222,13 +222,13 @@ def _compile(training: TrainingConfig, device: str, total_flops: float) -> str:
 
 
 def has_cpp_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler for CPU code."""
+    """Return whether torch.compile finds a C++ compiler for CPU code."""
     names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     return any(name and shutil.which(name) for name in names)
 
 
 def possible(runtime: Runtime) -> bool:
-    """Whether this machine can compute as another run did.
+    """Return whether this machine can compute as another run did.
 
     The device and a compiler must be there, as many threads, and bf16 instructions where it computed in bf16: without
     them a product would be right and a hundred times slower.

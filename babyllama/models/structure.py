@@ -9,7 +9,7 @@ from torch import nn
 
 
 def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
-    """The model's backbone and linear head, where head(backbone(x)) is what the model computes, else None."""
+    """Return the model's backbone and linear head, where head(backbone(x)) is what the model computes, else None."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     backbone = getattr(model, "base_model", model)
     if not isinstance(head, nn.Linear) or backbone is model:
@@ -22,7 +22,7 @@ def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
 
 
 def is_backbone_and_head(model: nn.Module) -> bool:
-    """Whether the model is its backbone and a linear head and nothing else, tried in evaluation mode."""
+    """Return whether the model is its backbone and a linear head and nothing else, tried in evaluation mode."""
     training = model.training
     found = backbone_and_head(model.eval()) is not None
     model.train(training)
@@ -42,7 +42,7 @@ def _split_is_exact(model: nn.Module, backbone: nn.Module, head: nn.Linear) -> b
 
 
 def decoder_layers(model: Any) -> list[Any]:
-    """The model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
+    """Return the model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
     backbone = getattr(model, "base_model", model)
     for name in ("layers", "h"):
         layers = getattr(backbone, name, None)

@@ -19,7 +19,7 @@ def style_of(number: int) -> dict[str, Any]:
 
 
 def learning_curves(runs: dict[str, Any]) -> str | None:
-    """SVG of all runs' held-out curves against tokens and against seconds; None where no run has a log."""
+    """Return SVG of all runs' held-out curves against tokens and against seconds; None where no run has a log."""
     drawn = {name: run["log"] for name, run in runs.items() if run["log"]}
     if not drawn:
         return None
@@ -56,7 +56,7 @@ def quality_of(run: dict[str, Any]) -> tuple[str, float, bool] | None:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float], higher_is_better: bool) -> list[int]:
-    """Indices of the points that no other beats in both, from the cheapest on.
+    """Return indices of the points that no other beats in both, from the cheapest on.
 
     >>> pareto_front([1, 2, 3], [5.0, 6.0, 4.0], higher_is_better=False)
     [0, 2]
@@ -73,7 +73,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float], higher_is_bett
 
 
 def pareto(runs: dict[str, Any]) -> str | None:
-    """SVG of quality against parameters, training time and writing time; None below two runs with a quality."""
+    """Return SVG of quality against parameters, training time and writing time; None below two runs with a quality."""
     quality = {name: found for name, run in runs.items() if (found := quality_of(run))}
     if len(quality) < 2 or len({label for label, _, _ in quality.values()}) > 1:
         return None
@@ -111,7 +111,7 @@ def _pareto_panel(axes: Any, names: list[str], costs: list[float], quality: list
 
 
 def paradigm_heat_map(runs: dict[str, Any], name: str) -> str | None:
-    """SVG of accuracy by paradigm (rows) and run (columns) on one set of pairs, easiest paradigm on top."""
+    """Return SVG of accuracy by paradigm (rows) and run (columns) on one set of pairs, easiest paradigm on top."""
     found = {
         run_name: pairs[name]["paradigms"]
         for run_name, run in runs.items()
@@ -141,7 +141,7 @@ def paradigm_heat_map(runs: dict[str, Any], name: str) -> str | None:
 
 
 def interval_figure(comparisons: Sequence[dict[str, Any]], scale: float) -> str | None:
-    """SVG of one metric's differences with their 95% intervals; those that hold in colour."""
+    """Return SVG of one metric's differences with their 95% intervals; those that hold in colour."""
     if not comparisons:
         return None
     figure, axes = pyplot().subplots(figsize=(WIDTH, 0.8 + 0.28 * len(comparisons)))

@@ -21,7 +21,7 @@ def write_comparison(results: dict[str, Any], path: Path) -> Path:
     """Write the page.
 
     Args:
-        results: From `BenchmarkSuite.results`.
+        results: Result of `BenchmarkSuite.results`.
         path: The file.
 
     Returns:
@@ -32,7 +32,7 @@ def write_comparison(results: dict[str, Any], path: Path) -> Path:
 
 
 def render(results: dict[str, Any]) -> str:
-    """The page as text."""
+    """Return the page as text."""
     from markupsafe import Markup
 
     figures = {key: Markup(svg) for key, svg in _figures(results).items() if svg}
@@ -76,7 +76,7 @@ def _figures(results: dict[str, Any]) -> dict[str, str | None]:
 
 
 def verdicts(results: dict[str, Any]) -> list[str]:
-    """One sentence a metric: who is best, and whether that holds against everyone."""
+    """Return one sentence a metric: who is best, and whether that holds against everyone."""
     found = []
     for metric in results["metrics"]:
         rows = metric["ranking"]
@@ -103,7 +103,7 @@ def _all_of(names: list[str]) -> str:
 
 
 def own_benchmarks(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures of benchmarks that subclasses and plugins added: benchmark -> run -> figures."""
+    """Return figures of benchmarks that subclasses and plugins added: benchmark -> run -> figures."""
     ours = {"perplexity", "isolated_sentences", "minimal_pairs", "completion", "consistency", "repetition", "speed"}
     names = dict.fromkeys(n for run in results["runs"].values() for n in run["benchmarks"] if n not in ours)
     return {name: {run: facts["benchmarks"].get(name) for run, facts in results["runs"].items()} for name in names}

@@ -20,7 +20,7 @@ def _percent(value: Any) -> str:
 
 
 def quality_table(results: dict[str, Any]) -> TableData:
-    """Perplexity, bits per byte, minimal pairs, completion, diversity of each run."""
+    """Return perplexity, bits per byte, minimal pairs, completion, diversity of each run."""
     runs = results["runs"]
     sets = list(dict.fromkeys(name for run in runs.values() for name in run["benchmarks"].get("minimal_pairs") or {}))
     same = len({run["tokenizer"] for run in runs.values()}) == 1
@@ -45,7 +45,7 @@ def quality_table(results: dict[str, Any]) -> TableData:
 
 
 def cost_table(results: dict[str, Any]) -> TableData:
-    """What each run took to train, from its training_metrics.json."""
+    """Return what each run took to train, from its training_metrics.json."""
     rows = []
     for name, run in results["runs"].items():
         cost = run["cost"]
@@ -65,7 +65,7 @@ def cost_table(results: dict[str, Any]) -> TableData:
 
 
 def speed_table(results: dict[str, Any]) -> TableData | None:
-    """Tokens a second that each run writes; None where it was not measured."""
+    """Return tokens a second that each run writes; None where it was not measured."""
     runs = {name: run["benchmarks"].get("speed") or {} for name, run in results["runs"].items()}
     keys = list(dict.fromkeys(key for speed in runs.values() for key in speed if key.endswith("tokens_per_second")))
     if not keys:
@@ -114,7 +114,7 @@ def ranking_table(metric: dict[str, Any]) -> TableData:
 
 
 def all_tables(results: dict[str, Any]) -> list[TableData]:
-    """Every table, in reading order."""
+    """Return every table, in reading order."""
     found = [quality_table(results), *[ranking_table(metric) for metric in results["metrics"]]]
     found += [comparison_table(results), cost_table(results), speed_table(results)]
     return [table for table in found if table is not None]

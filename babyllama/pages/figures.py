@@ -41,7 +41,7 @@ def pyplot() -> Any:
 
 
 def svg(figure: Any) -> str:
-    """The figure as an <svg> element without prologue, sized by the page."""
+    """Return the figure as an <svg> element without prologue, sized by the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot().close(figure)
@@ -53,13 +53,13 @@ def svg(figure: Any) -> str:
 
 
 def points(log: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
-    """The log's values of two keys, from the entries that have both."""
+    """Return the log's values of two keys, from the entries that have both."""
     found = [(entry[x], entry[y]) for entry in log if entry.get(x) is not None and entry.get(y) is not None]
     return [a for a, _ in found], [b for _, b in found]
 
 
 def short_count(value: float, _: Any = None) -> str:
-    """An axis's tick as 0, 500k, 2M."""
+    """Return an axis's tick as 0, 500k, 2M."""
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
 
 
@@ -85,17 +85,17 @@ def draw_loss(axes: Any, log: Sequence[dict[str, Any]], best_step: int | None = 
 
 
 def loss_curve(log: Sequence[dict[str, Any]], best_step: int | None = None) -> str:
-    """SVG of the loss curve."""
+    """Return SVG of the loss curve."""
     figure, axes = pyplot().subplots(figsize=(WIDTH, 3.4))
     draw_loss(axes, log, best_step)
     return svg(figure)
 
 
 def words_curve(log: Sequence[dict[str, Any]], milestones: Sequence[dict[str, Any]]) -> str:
-    """SVG of held-out bits per byte against words seen, with the milestones.
+    """Return SVG of held-out bits per byte against words seen, with the milestones.
 
     Args:
-        log: Its points are over packed chunks, in the training's precision.
+        log: Log of the training, whose points are over packed chunks in the training's precision.
         milestones: `words`, and where they were scored `bits_per_byte` (over whole documents) and `bits_per_byte_ci`.
     """
     figure, axes = pyplot().subplots(figsize=(WIDTH, 3.2))
@@ -144,7 +144,7 @@ def pacing(curve: Sequence[dict[str, float]]) -> str:
 
 
 def learning_rate_and_norm(log: Sequence[dict[str, Any]]) -> str:
-    """SVG of learning rate, gradient norm and speed against steps, side by side."""
+    """Return SVG of learning rate, gradient norm and speed against steps, side by side."""
     figure, columns = pyplot().subplots(1, 3, figsize=(WIDTH, 2.1))
     for axes, key, name in zip(
         columns,
@@ -182,11 +182,11 @@ def draw_bars(
 def interval_chart(
     rows: Sequence[tuple[str, float, Sequence[float] | None]], label: str, chance: float | None = None
 ) -> str:
-    """SVG of named values with their 95% intervals.
+    """Return SVG of named values with their 95% intervals.
 
     Args:
         rows: (name, value, (low, high) or None).
-        label: Of the x axis, with its unit.
+        label: Label of the x axis, with its unit.
         chance: Draw a line at what guessing gives.
     """
     figure, axes = pyplot().subplots(figsize=(WIDTH, 0.9 + 0.24 * len(rows)))
@@ -208,14 +208,14 @@ def draw_calibration(axes: Any, curve: Sequence[dict[str, float]]) -> None:
 
 
 def calibration(curve: Sequence[dict[str, float]]) -> str:
-    """SVG of the reliability curve."""
+    """Return SVG of the reliability curve."""
     figure, axes = pyplot().subplots(figsize=(4.6, 3.6))
     draw_calibration(axes, curve)
     return svg(figure)
 
 
 def domain_rows(results: dict[str, Any]) -> list[tuple[str, float, Sequence[float] | None]]:
-    """Domains with bits per byte and interval, lowest first."""
+    """Return domains with bits per byte and interval, lowest first."""
     domains = [(n, f) for n, f in results.get("domains", {}).items() if f.get("bits_per_byte") is not None]
     return [
         (n, f["bits_per_byte"], f.get("bits_per_byte_ci"))

@@ -98,7 +98,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
 
 
 def _ledger(ledger: dict[str, Any] | None) -> str:
-    """Words of the training text by domain, shown, and of teachers, as sentences."""
+    """Return words of the training text by domain, shown, and of teachers, as sentences."""
     if not ledger:
         return ""
     domains = ", ".join(f"{name} {words:,}" for name, words in sorted(ledger["domains"].items()))
@@ -111,7 +111,7 @@ def _ledger(ledger: dict[str, Any] | None) -> str:
 
 
 def _plugin_facts(model_type: str, config: Any) -> dict[str, str]:
-    """How a model of the user's own class is loaded: only where its plugin was imported."""
+    """Return how a model of the user's own class is loaded: only where its plugin was imported."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if model_type in CONFIG_MAPPING_NAMES:

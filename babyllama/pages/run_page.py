@@ -61,7 +61,7 @@ def write_evaluation_report(results: dict[str, Any], output_dir: Path, run_dir: 
     """Write the page and evaluation_plots.png of an evaluation.
 
     Args:
-        results: From `ModelEvaluator.run`.
+        results: Result of `ModelEvaluator.run`.
         output_dir: Where they go.
         run_dir: The run that was scored: its curve and facts are shown too; None or a foreign folder: left out.
     """
@@ -98,7 +98,7 @@ def page_templates() -> Any:
 
 
 def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dict[str, Any]:
-    """What a run folder tells of the order of its text and of its milestones: `curriculum`, `milestones`."""
+    """Return what a run folder tells of the order of its text and of its milestones: `curriculum`, `milestones`."""
     if run_dir is None:
         return {}
     saved = {path.parent.name: read_json(path) for path in run_dir.glob("chck_*/milestone.json")}
@@ -115,7 +115,7 @@ def render(
     config: str,
     learned: dict[str, Any] | None = None,
 ) -> str:
-    """The page as text; `learned` is from `learning`."""
+    """Return the page as text; `learned` is from `learning`."""
     from markupsafe import Markup
 
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
@@ -153,7 +153,7 @@ KNOWN = {
 
 
 def held_out(results: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    """The held-out figures: of the evaluation, else those of the training."""
+    """Return the held-out figures: of the evaluation, else those of the training."""
     if results.get("bits_per_byte") is not None:
         return results
     if metrics.get("eval_bits_per_byte") is None:
@@ -167,7 +167,7 @@ def held_out(results: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 
 
 def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The key figures: (name, value, what it is)."""
+    """Return the key figures: (name, value, what it is)."""
     found: list[tuple[str, str, str]] = []
     score = held_out(results, metrics)
     if score:
@@ -198,7 +198,7 @@ def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, s
 
 
 def overfitting_note(metrics: dict[str, Any]) -> str:
-    """A sentence where the held-out curve was clearly better before the end, else nothing."""
+    """Return a sentence where the held-out curve was clearly better before the end, else nothing."""
     best, last = metrics.get("best_step"), metrics.get("global_step")
     if not best or not last or best > 0.9 * last:
         return ""
@@ -209,7 +209,7 @@ def overfitting_note(metrics: dict[str, Any]) -> str:
 def run_figures(
     results: dict[str, Any], metrics: dict[str, Any], log: list[dict[str, Any]], learned: dict[str, Any]
 ) -> dict[str, str]:
-    """SVG by name, those that there is data for."""
+    """Return SVG by name, those that there is data for."""
     found: dict[str, str] = {}
     if learned.get("milestones"):
         found["words"] = plots.words_curve(log, learned["milestones"])

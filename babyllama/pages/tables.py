@@ -20,7 +20,7 @@ class TableData:
 
 
 def render(table: TableData, kind: str) -> str:
-    """A table as text.
+    """Return a table as text.
 
     Args:
         table: What to show.

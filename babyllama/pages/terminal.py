@@ -69,7 +69,7 @@ def print_presets(presets: Sequence[Any]) -> None:
     """Print the presets: parameters, tokens per step, epochs, memory to train.
 
     Args:
-        presets: From `babyllama.models.architectures.presets`.
+        presets: Result of `babyllama.models.architectures.presets`.
     """
     rows = []
     for p in presets:

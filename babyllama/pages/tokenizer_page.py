@@ -26,7 +26,7 @@ def _percent(value: Any) -> str:
 
 
 def tokenizer_tables(report: dict[str, Any]) -> list[TableData]:
-    """The figures of all tokenizers: vocabulary, text in total and by domain, boundaries."""
+    """Return the figures of all tokenizers: vocabulary, text in total and by domain, boundaries."""
     rows, by_domain, cuts = [], [], []
     for name, found in report["tokenizers"].items():
         total, model = found.get("total", {}), found.get("model", {})
@@ -65,7 +65,7 @@ def _text_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def shown(piece: dict[str, str]) -> str:
-    """A token as a reader can see it: white space as signs, a mark that begins it on a dotted circle."""
+    """Return a token as a reader can see it: white space as signs, a mark that begins it on a dotted circle."""
     text = piece["bytes"] or "".join(_SHOWN_AS.get(letter, letter) for letter in piece["text"])
     return f"\u25cc{text}" if _MARK.match(text) else text
 

@@ -51,7 +51,7 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class Pacing:
-    """How much of the text is in at each step.
+    """The competence schedule c(t): the share of chunks, easiest first, that may be drawn at step t.
 
     Attributes:
         total_steps: Optimizer steps of the run, S.
@@ -88,7 +88,7 @@ class Pacing:
 def paced_order(
     ranked: Sequence[int], available: Sequence[int], batch_size: int, lot: random.Random
 ) -> list[list[int]]:
-    """The chunks of each step.
+    """Return the chunks of each step.
 
     Args:
         ranked: Chunks, the easiest first.
@@ -133,7 +133,7 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         pacing: Unset: root over `epochs`, everything in after half of them.
         epochs: Length of the run where no pacing is given.
         batch_size: Examples per optimizer step.
-        seed: Of the lots.
+        seed: Seed of the drawn chunks.
     """
 
     def __init__(
@@ -159,11 +159,11 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """The data set's own example."""
+        """Return the data set's own example."""
         return self.dataset[index]
 
     def __getitems__(self, indices: list[int]) -> Any:
-        """A batch, in one go where the data set can."""
+        """Return a batch, in one go where the data set can."""
         if hasattr(self.dataset, "__getitems__"):
             return self.dataset.__getitems__(indices)
         return [self.dataset[index] for index in indices]
@@ -201,12 +201,12 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         return self._orders[epoch]
 
     def get_batch_by_difficulty(self, epoch: int) -> Subset[Any]:
-        """What an epoch shows, in order; sets the epoch of the data set."""
+        """Return what an epoch shows, in order; sets the epoch of the data set."""
         self.set_epoch(epoch)
         return Subset(self.dataset, self.order(epoch).tolist())
 
     def curve(self) -> list[dict[str, float]]:
-        """Share that is in and mean difficulty of the shown examples, over the run: at most 200 points."""
+        """Return share that is in and mean difficulty of the shown examples, over the run: at most 200 points."""
         shares, means = [], []
         for epoch in range(-(-self.pacing.total_steps // self.steps_per_epoch)):
             shares += [count / len(self.dataset) for count in self.available(epoch)]
@@ -224,14 +224,14 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
 
 
 def apply_curriculum(config: Config, data: Any, train_set: Any, total_steps: int, run_dir: Path) -> Any:
-    """The training set in the order that the config asks for, its pacing written to the run folder.
+    """Return the training set in the order that the config asks for, its pacing written to the run folder.
 
     Args:
         config: Without a `curriculum` section the set comes back as it is.
         data: PreparedData.
         train_set: The packed chunks.
         total_steps: Optimizer steps of the run.
-        run_dir: Gets curriculum.json.
+        run_dir: Run folder, which gets curriculum.json.
     """
     options = config.curriculum
     if options is None:

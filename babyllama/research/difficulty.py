@@ -68,10 +68,10 @@ class ChunkDifficulty:
 
 
 def build_difficulty(config: Config, data: Any) -> ChunkDifficulty:
-    """The difficulty that `curriculum.difficulty` names.
+    """Return the difficulty that `curriculum.difficulty` names.
 
     Args:
-        config: With a `curriculum` section.
+        config: Run configuration with a `curriculum` section.
         data: PreparedData.
 
     Raises:
@@ -109,7 +109,7 @@ def rarity(split: TokenSplit) -> Values:
 
 
 def sentence_length(split: TokenSplit, tokenizer: Any) -> Values:
-    """Tokens of the sentence that each token stands in."""
+    """Return tokens of the sentence that each token stands in."""
     texts = [tokenizer.decode([number], skip_special_tokens=False) for number in range(len(tokenizer))]
     ends = np.array([_SENTENCE_END.search(text) is not None or "\n" in text for text in texts])
     last = ends[split.tokens]
@@ -167,7 +167,7 @@ def _bar(batches: Any) -> Any:
 
 
 def stored_documents(split: TokenSplit, tokenizer: Any) -> Iterator[Document]:
-    """The texts of the stored tokens, in the order on disk."""
+    """Yield the texts of the stored tokens, in the order on disk."""
     for number, domain in enumerate(split.domain_ids):
         ids = split.tokens[split.starts[number] + 1 : split.starts[number + 1] - 1]
         text = tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -175,7 +175,7 @@ def stored_documents(split: TokenSplit, tokenizer: Any) -> Iterator[Document]:
 
 
 def plugin_values(name: str, split: TokenSplit, tokenizer: Any) -> Values:
-    """A plugin's figure of each document.
+    """Return a plugin's figure of each document.
 
     Raises:
         ConfigError: The function raises or gives no finite number; names the file and the document.

@@ -47,11 +47,11 @@ class Head:
     bias: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Head:
-        """The head in the precision it is multiplied in: once a batch, not once a block."""
+        """Return the head in the precision it is multiplied in: once a batch, not once a block."""
         return Head(self.hidden.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What `_logits` multiplies for a block of rows."""
+        """Return what `_logits` multiplies for a block of rows."""
         return self.hidden[rows], self.weight, self.bias
 
 
@@ -61,7 +61,7 @@ class LossWeights:
 
     Attributes:
         temperature: T, softens both sides.
-        weights: Of the teachers, adding up to 1.
+        weights: Weights of the teachers, adding up to 1.
         combine: `probabilities` or `logits`.
         ce: Factor of the summed cross-entropy: alpha / number of predicted tokens (a number or a scalar tensor).
         kl: Factor of the summed KL: (1 - alpha) * T^2 / tokens or sequences.
@@ -123,10 +123,10 @@ def _block(
         student: hidden (R, D), weight (V, D), bias (V,) or None, in the compute precision.
         teachers: The same of each teacher.
         labels: (R,), -100 where the row does not count.
-        ce_factor: Of the summed cross-entropy in the loss.
-        kl_factor: Of the summed KL in the loss.
+        ce_factor: Factor of the summed cross-entropy in the loss.
+        kl_factor: Factor of the summed KL in the loss.
         temperature: T.
-        weights: Of the teachers.
+        weights: Weights of the teachers.
         combine: `probabilities` or `logits`.
 
     Returns:
@@ -207,12 +207,12 @@ class _Distill(torch.autograd.Function):
 def distillation_loss(
     student: Head, teachers: Sequence[Head], labels: Tensor, recipe: LossWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The combined loss of a batch and its two parts.
+    """Return the combined loss of a batch and its two parts.
 
     Multiplies in the autocast precision where autocast is on, else in that of the student's hidden states.
 
     Args:
-        student: Takes the gradient.
+        student: Student, which takes the gradient.
         teachers: Frozen; the same vocabulary.
         labels: (N,) target ids, -100 where a row does not count. Not shifted here.
         recipe: Factors, temperature, weights.

@@ -29,8 +29,8 @@ def score_milestones(
 
     Args:
         run_dir: The run folder.
-        evaluator_of: Makes the ModelEvaluator of a folder.
-        tasks: Of the evaluator; None: perplexity, and minimal pairs where there are some.
+        evaluator_of: Maker of a folder's ModelEvaluator.
+        tasks: Tasks of the evaluator; None: perplexity, and minimal pairs where there are some.
         output: A folder or *.json; None: the run folder.
 
     Returns:

@@ -46,7 +46,7 @@ class Milestone:
     """A model to save.
 
     Attributes:
-        name: Of its folder.
+        name: Name of the milestone's folder.
         target: Words wanted.
         step: Optimizer steps done.
         words: Words seen by then: the target, or up to a step's words more; for a milestone that the run ends just
@@ -108,9 +108,9 @@ def words_per_step(train_set: Any, counter: WordCounter, batch_size: int, total_
 
     Args:
         train_set: The training set as the Trainer gets it.
-        counter: Of its packed chunks.
+        counter: Counter of the words in the packed chunks.
         batch_size: Chunks of a step, over all devices.
-        total_steps: Of the run.
+        total_steps: Optimizer steps of the whole run.
         seed: `training.seed`.
     """
     per_epoch = len(train_set) // batch_size
@@ -126,7 +126,7 @@ class MilestoneSaver(TrainerCallback):
 
     Args:
         trainer: Whose model is saved.
-        milestones: From `place`.
+        milestones: Result of `schedule_milestones`.
         tokenizer: Saved with it.
         config: Saved with it.
         run_dir: Where the folders go.
@@ -185,11 +185,11 @@ def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total
     """Plan the milestones of `training.save_words` and let the trainer save them; says where they fall.
 
     Args:
-        trainer: From `train.build_trainer`.
+        trainer: Result of `train.build_trainer`.
         config: Run configuration.
         data: PreparedData.
         run_dir: Where the folders go.
-        total_steps: Of the run.
+        total_steps: Optimizer steps of the whole run.
 
     Raises:
         ConfigError: There is no schedule of that name.
@@ -220,7 +220,7 @@ def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total
 
 
 def saved_milestones(run_dir: Path) -> list[tuple[Path, Milestone]]:
-    """The milestone folders of a run, in the order of words."""
+    """Return the milestone folders of a run, in the order of words."""
     found = []
     for path in run_dir.glob(f"{PREFIX}*/{MILESTONE}"):
         facts = read_json(path)

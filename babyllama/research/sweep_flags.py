@@ -39,7 +39,7 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep_options(args: argparse.Namespace) -> SweepOptions:
-    """What parsed flags ask for.
+    """Return what parsed flags ask for.
 
     Raises:
         ConfigError: A checkpoint is named, which could be one run's only; or several processes were started.
@@ -55,7 +55,7 @@ def sweep_options(args: argparse.Namespace) -> SweepOptions:
 
 
 def sweep_folder(args: argparse.Namespace, plan: SweepPlan) -> Path:
-    """The folder of the sweep, when all that its recipes name is there.
+    """Return the folder of the sweep, when all that its recipes name is there.
 
     Raises:
         DataError: A path of text leads nowhere.
@@ -75,7 +75,7 @@ def sweep_folder(args: argparse.Namespace, plan: SweepPlan) -> Path:
 
 
 def page_config(args: argparse.Namespace) -> BenchmarkConfig:
-    """What stands on the page at the end."""
+    """Return what stands on the page at the end."""
     return BenchmarkConfig(benchmarks=args.benchmarks.split(","), minimal_pairs=args.minimal_pairs)
 
 
@@ -99,7 +99,7 @@ def check_page(args: argparse.Namespace, known: Sequence[str]) -> None:
 
 
 def train_arguments(args: argparse.Namespace) -> list[str]:
-    """The given flags of a training as arguments for every run."""
+    """Return the given flags of a training as arguments for every run."""
     given = [part for item in args.overrides for part in ("--set", item)]
     given += [part for key, value in flags_of(args).items() for part in ("--set", f"{key}={value_text(value)}")]
     return ["--config", args.config, *given]

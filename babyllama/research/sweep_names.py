@@ -17,7 +17,7 @@ LONGEST = 40  # characters of one value in a name
 
 
 def value_text(value: Any) -> str:
-    """A value as YAML reads it back, numbers as short as they go.
+    """Return a value as YAML reads it back, numbers as short as they go.
 
     >>> [value_text(v) for v in (0.003, 0.1, 1.37e-05, 6, 250000.0, True, None, "muon", "1e-3", [1, 2])]
     ['3e-3', '0.1', '1.37e-5', '6', '2.5e+5', 'true', 'null', 'muon', '"1e-3"', '[1, 2]']
@@ -37,7 +37,7 @@ def value_text(value: Any) -> str:
 
 
 def recipe_name(base: str, overrides: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The base's name and what is special about the recipe, fit for a folder.
+    """Return the base's name and what is special about the recipe, fit for a folder.
 
     >>> recipe_name("Llama", {"training.lr": 0.003, "model.n_layer": 6}, ["training.lr", "model.n_layer"])
     'Llama-lr3e-3-layer6'

@@ -48,7 +48,7 @@ class Axis:
 
     Attributes:
         key: `section.key`.
-        values: Of `--grid`; empty for a range.
+        values: Values of `--grid`; empty for a range.
         low: Lower end of `--range`.
         high: Upper end, included.
         log: Drawn evenly in the logarithm.
@@ -68,7 +68,7 @@ class Axis:
         return "--grid" if self.values else "--range"
 
     def draw(self, u: float) -> Any:
-        """The value at `u`, evenly distributed in [0, 1).
+        """Return the value at `u`, evenly distributed in [0, 1).
 
         >>> Axis("training.lr", low=1e-4, high=1e-2, log=True).draw(0.5)
         0.001
@@ -128,7 +128,7 @@ class SweepPlan:
     """A checked sweep.
 
     Attributes:
-        name: Of the sweep's folder.
+        name: Name of the sweep's folder.
         base: What all runs share, flat: `section.key` -> value.
         keys: The swept keys in the order they were given.
         recipes: All of them.
@@ -157,7 +157,7 @@ def plan_sweep(options: SweepOptions, build: Callable[[Mapping[str, Any]], Confi
     """Check everything and lay out the runs.
 
     Args:
-        options: From the command line.
+        options: Options from the command line.
         build: The checked configuration of the base with some keys overridden; raises ConfigError.
 
     Raises:
@@ -184,7 +184,7 @@ def plan_sweep(options: SweepOptions, build: Callable[[Mapping[str, Any]], Confi
 
 
 def parse_axes(options: SweepOptions) -> tuple[list[Axis], list[str]]:
-    """The axes that could be read, and what is wrong with the flags."""
+    """Return the axes that could be read, and what is wrong with the flags."""
     axes: list[Axis] = []
     problems = _wrong_together(options)
     for flag, items, parse in (("--grid", options.grids, _grid), ("--range", options.ranges, _range)):
@@ -261,7 +261,7 @@ def _range(item: str) -> Axis:
 
 
 def _whole_numbers_only(key: str) -> bool:
-    """Whether the schema takes whole numbers and no others."""
+    """Return whether the schema takes whole numbers and no others."""
     section, _, name = key.partition(".")
     found = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
 
@@ -318,7 +318,7 @@ def _base(recipes: Sequence[Mapping[str, Any]], build: Callable[[Mapping[str, An
 
 
 def base_facts(base: Config, keys: Sequence[str]) -> dict[str, Any]:
-    """What all runs share and what makes them comparable: what changes weights or text, swept keys left out."""
+    """Return what all runs share and what makes them comparable: what changes weights or text, swept keys left out."""
     plain = base.model_dump(mode="json", exclude={"logging"})
     flat = {
         f"{section}.{key}": value
@@ -341,7 +341,7 @@ def check_extension(folder: str, old: Mapping[str, Any], plan: SweepPlan) -> int
     """See that what a folder holds is a part of the plan.
 
     Args:
-        folder: For the message.
+        folder: Folder of the sweep, for the message.
         old: sweep.json.
         plan: The new plan.
 

@@ -117,7 +117,7 @@ class Sweep:
         write_json(self.folder / PLAN, facts)
 
     def _clear(self, old: Mapping[str, Any] | None) -> None:
-        """Remove our files; a folder that is no run of ours stays, with an error from whoever meets it."""
+        """Remove the sweep's files and runs; for a folder that is not our run, remove_run raises ConfigError."""
         names = [run["name"] for run in old["runs"]] if old else []
         for name in dict.fromkeys([*names, *(run.name for run in self.plan.runs)]):
             remove_run(self.folder / name)
@@ -136,7 +136,7 @@ class Sweep:
         return "unfinished" if checkpoints.checkpoint_folders(self.folder / name) else "to do"
 
     def metrics(self, name: str) -> dict[str, Any]:
-        """A finished run's training_metrics.json, empty for another."""
+        """Return a finished run's training_metrics.json, empty for another."""
         try:
             found = dict(read_json(self.folder / name / TRAINING_METRICS))
         except (OSError, ValueError, TypeError):
@@ -188,7 +188,7 @@ class Sweep:
         return f"; about {human_seconds(left * statistics.fmean(self._seconds))} for the {left} left"
 
     def run_command(self, run: Run, again: bool) -> list[str]:
-        """The command of one run; `again` goes on from its newest checkpoint, or starts at step 0."""
+        """Return the command of one run; `again` goes on from its newest checkpoint, or starts at step 0."""
         flags = [part for key, value in run.overrides.items() for part in ("--set", f"{key}={value_text(value)}")]
         flags += ["--model-name", run.name, "--output-dir", str(self.folder), "--seed", str(run.seed)]
         return [*self.command, *flags, *(["--resume_from_checkpoint"] if again else [])]
@@ -196,7 +196,7 @@ class Sweep:
     # Results
 
     def results(self) -> dict[str, Any]:
-        """What sweep_results.json holds: runs, recipes from best to worst, the best one."""
+        """Return what sweep_results.json holds: runs, recipes from best to worst, the best one."""
         runs = [self._run_row(run) for run in self.plan.runs]
         recipes = [self._recipe_row(recipe.name, recipe.overrides, runs) for recipe in self.plan.recipes]
         recipes.sort(key=lambda row: (row["bits_per_byte"] is None, row["bits_per_byte"] or 0.0))
@@ -264,7 +264,7 @@ class Sweep:
 
 
 def runs_as_csv(results: Mapping[str, Any]) -> str:
-    """A row a run, a column a swept key."""
+    """Return a row a run, a column a swept key."""
     stream = io.StringIO()
     figures = ("state", "bits_per_byte", "perplexity", "loss", "train_seconds", "train_tokens", "num_parameters")
     writer = csv.writer(stream, lineterminator="\n")
@@ -276,7 +276,7 @@ def runs_as_csv(results: Mapping[str, Any]) -> str:
 
 
 def plan_table(sweep: Sweep) -> TableData:
-    """The runs in the order of training, with their states."""
+    """Return the runs in the order of training, with their states."""
     keys = sweep.plan.keys
     rows = tuple(
         (
@@ -292,7 +292,7 @@ def plan_table(sweep: Sweep) -> TableData:
 
 
 def plan_line(sweep: Sweep) -> str:
-    """How many runs there are, and how long those left will take where finished ones tell."""
+    """Return how many runs there are, and how long those left will take where finished ones tell."""
     plan, runs = sweep.plan, sweep.plan.runs
     done = [sweep.metrics(run.name) for run in runs if sweep.state(run.name) == "finished"]
     left = len(runs) - len(done)
@@ -308,7 +308,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def results_table(results: Mapping[str, Any], seeds: int) -> TableData:
-    """The recipes from best to worst."""
+    """Return the recipes from best to worst."""
     rows = []
     for place, row in enumerate(results["recipes"], start=1):
         scored = row["bits_per_byte"] is not None
@@ -363,12 +363,12 @@ def _run_child(command: Sequence[str], log: Path, signals: StopSignals) -> int:
 
 
 def _has_noticed(log: Path, begin: int) -> bool:
-    """Whether a training said that it got a signal (babyllama.training.stop_signals)."""
+    """Return whether a training said that it got a signal (babyllama.training.stop_signals)."""
     return b"finishing the step, then a checkpoint" in log.read_bytes()[begin:]
 
 
 def _last_words(log: Path, code: int) -> str:
-    """The line that says why a run ended."""
+    """Return the line that says why a run ended."""
     if code < 0:
         why = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{why}"

@@ -27,10 +27,10 @@ from babyllama.research.distillation import Head, LossWeights, distillation_loss
 
 
 def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:
-    """The configured teachers, frozen.
+    """Return the configured teachers, frozen.
 
     Args:
-        config: With a `distillation` section.
+        config: Run configuration with a `distillation` section.
         tokenizer: The student's.
         device: Where the student trains.
 
@@ -62,7 +62,7 @@ def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module
 
 
 def teacher_contents(config: Config) -> dict[str, str]:
-    """SHA-256 of each teacher's files under its place: part of a run's fingerprint."""
+    """Return SHA-256 of each teacher's files under its place: part of a run's fingerprint."""
     from babyllama.evaluation.score_cache import checkpoint_content
 
     paths = config.distillation.teachers if config.distillation else []
@@ -74,7 +74,7 @@ def add_distillation(model: nn.Module, config: Config, tokenizer: Any, runtime: 
 
     Args:
         model: The student, with the fused loss installed.
-        config: With a `distillation` section.
+        config: Run configuration with a `distillation` section.
         tokenizer: The student's.
         runtime: The student's.
 
@@ -134,8 +134,8 @@ def install_distillation(
 
     Args:
         model: The student, with the fused loss installed; changed in place.
-        teachers: From `load_teachers`.
-        config: With a `distillation` section.
+        teachers: Result of `load_teachers`.
+        config: Run configuration with a `distillation` section.
         compiled: Run the block's arithmetic through torch.compile.
 
     Returns:

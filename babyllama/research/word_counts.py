@@ -35,7 +35,7 @@ def word_begins(split: TokenSplit, tokenizer: Any) -> np.ndarray:
 
     Args:
         split: The tokens.
-        tokenizer: That made them.
+        tokenizer: Tokenizer that made the tokens.
     """
     pieces = token_bytes(tokenizer)
     texts = [piece.decode("utf-8", errors="replace") for piece in pieces]
@@ -87,8 +87,8 @@ class WordCounter:
 
     Args:
         dataset: The chunks.
-        split: Its tokens.
-        tokenizer: That made them.
+        split: Tokens whose words are counted.
+        tokenizer: Tokenizer that made the tokens.
     """
 
     def __init__(self, dataset: PackedDataset, split: TokenSplit, tokenizer: Any) -> None:

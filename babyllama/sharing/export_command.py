@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def target_path(folder: Path, output: str | None, quantization: str) -> Path:
-    """Where the file goes: `--output FILE.gguf`, else NAME-TYPE.gguf in `--output FOLDER` or RUN/gguf.
+    """Return where the file goes: `--output FILE.gguf`, else NAME-TYPE.gguf in `--output FOLDER` or RUN/gguf.
 
     >>> target_path(Path("models/Llama-10M"), "out", "q8_0").as_posix()
     'out/Llama-10M-Q8_0.gguf'
@@ -98,7 +98,7 @@ def run_name(folder: Path) -> str:
 
 
 def trained_length(folder: Path) -> int | None:
-    """Tokens that the run showed the model at once; None for a model that is not ours."""
+    """Return tokens that the run showed the model at once; None for a model that is not ours."""
     from babyllama.config.loading import load_config
 
     for place in (folder, folder.parent):

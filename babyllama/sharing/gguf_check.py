@@ -47,7 +47,7 @@ class Reader(Protocol):
     name: str
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the token in front that the file asks for."""
+        """Return ids of a text, with the token in front that the file asks for."""
 
     def log_probs(self, prefix: list[int]) -> np.ndarray:
         """(V,) log-probabilities after a prefix."""
@@ -74,7 +74,7 @@ class Comparison:
     divergence: float
 
     def line(self) -> str:
-        """The comparison in one line."""
+        """Return the comparison in one line."""
         same = self.texts - len(self.different)
         return (
             f"checked with {self.reader}: ids of {same} of {self.texts} texts equal; log-probabilities after "
@@ -114,7 +114,7 @@ class TransformersReader:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; special tokens in the text are text."""
+        """Return ids of a text; special tokens in the text are text."""
         return encode_plainly(self._tokenizer, text)
 
     def log_probs(self, prefix: list[int]) -> np.ndarray:
@@ -123,7 +123,7 @@ class TransformersReader:
 
 
 def encode_plainly(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text with what the tokenizer puts in front; special tokens spelled in the text are text."""
+    """Return ids of a text with what the tokenizer puts in front; special tokens spelled in the text are text."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
@@ -150,7 +150,7 @@ def own_texts(model: Any, tokenizer: Any, window: int, count: int = OWN_TEXTS) -
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         window: Positions it was trained at; a text has at most so many.
         count: Texts.
     """
@@ -172,7 +172,7 @@ def compare(reader: Reader, model: Any, tokenizer: Any, window: int, texts: Sequ
     Args:
         reader: The opened file.
         model: The model in float32, in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         window: Positions the model was trained at.
         texts: Further texts whose ids are compared.
     """
@@ -204,7 +204,7 @@ def require_equal(found: Comparison, quantization: str) -> None:
     """Refuse a file that does not give what the model gives.
 
     Args:
-        found: From `compare`.
+        found: Result of `compare`.
         quantization: How the weights were stored.
 
     Raises:

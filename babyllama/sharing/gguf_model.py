@@ -37,7 +37,7 @@ class WrittenFile:
 
     Attributes:
         path: The file.
-        bytes: Its size.
+        bytes: Size of the file.
         parameters: Weights in it (a tied head is not stored a second time).
         unquantized: Names of matrices kept in float16 because their rows are not a multiple of the block.
     """
@@ -96,7 +96,7 @@ def write_gguf(
 
     Args:
         model: A causal language model in float32.
-        bpe: Its tokenizer's parts.
+        bpe: Parts of the model's tokenizer.
         path: The file to write.
         quantization: One of QUANTIZATIONS.
         facts: Texts for the head of the file: `name`, `description`, `license`.
@@ -182,7 +182,7 @@ _METADATA: dict[str, Callable[[Any, Any], None]] = {"llama": _llama_metadata, "g
 
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, np.ndarray]]:
-    """Each weight under llama.cpp's name and in its layout, float32; a tied head is left out.
+    """Yield each weight under llama.cpp's name and in its layout, float32; a tied head is left out.
 
     Args:
         model: A Llama or GPT-2.
@@ -227,7 +227,7 @@ def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _stored(name: str, weight: np.ndarray, quantization: str) -> tuple[np.ndarray, Any]:
-    """A weight as it is stored, and its type: matrices quantized where their rows are whole blocks."""
+    """Return a weight as it is stored, and its type: matrices quantized where their rows are whole blocks."""
     import gguf
 
     kinds = gguf.GGMLQuantizationType

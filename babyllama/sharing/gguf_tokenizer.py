@@ -87,7 +87,7 @@ def _specification(tokenizer: Any) -> dict[str, Any]:
 
 
 def _differences(spec: dict[str, Any]) -> list[str]:
-    """What of a tokenizer llama.cpp would not do, each in a few words."""
+    """Return what of a tokenizer llama.cpp would not do, each in a few words."""
     model, split = spec["model"], spec["pre_tokenizer"] or {}
     found = []
     if model["type"] != "BPE":

@@ -63,12 +63,12 @@ class Hub:
         return str(url)
 
     def is_private(self) -> bool:
-        """Whether only its owners see the repository."""
+        """Return whether only its owners see the repository."""
         with _told(self.repo_id):
             return bool(self._api.model_info(self.repo_id).private)
 
     def branch_names(self) -> set[str]:
-        """Names of the branches that are there."""
+        """Return names of the branches that are there."""
         with _told(self.repo_id):
             return {branch.name for branch in self._api.list_repo_refs(self.repo_id).branches}
 
@@ -79,7 +79,7 @@ class Hub:
             self._api.create_branch(self.repo_id, branch=name, revision=first, exist_ok=True)
 
     def changed(self, branch: Branch) -> list[PublishedFile]:
-        """The files of a branch whose content is not on the hub yet."""
+        """Return the files of a branch whose content is not on the hub yet."""
         with _told(self.repo_id):
             there = {
                 entry.path: entry
@@ -123,7 +123,7 @@ def publish_branches(hub: Hub, branches: list[Branch], say: Callable[[str], None
 
 
 def _same(file: PublishedFile, there: RepoFile) -> bool:
-    """Whether a file has the content that the hub has."""
+    """Return whether a file has the content that the hub has."""
     if there.size != file.size:
         return False
     content = file.read()

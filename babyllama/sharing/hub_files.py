@@ -55,7 +55,7 @@ class PublishedFile:
     """A file to be published.
 
     Attributes:
-        name: Its path in the repository.
+        name: Path of the file in the repository.
         source: A path, or the content where that is not what lies on the disk.
     """
 
@@ -68,7 +68,7 @@ class PublishedFile:
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
     def read(self) -> bytes:
-        """The content."""
+        """Return the content."""
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
 
@@ -86,7 +86,7 @@ class Branch:
 
 
 def branches(run_dir: Path, repo_id: str, *, milestones: bool = True) -> list[Branch]:
-    """Everything that is to be published, `main` first, then the milestones in the order of words.
+    """Return everything that is to be published, `main` first, then the milestones in the order of words.
 
     Args:
         run_dir: A run folder, or any model folder.
@@ -158,7 +158,7 @@ def without_local_paths(text: str, run_dir: Path) -> str:
 
 
 def main_card(run_dir: Path, repo_id: str) -> str:
-    """The run's README.md with `model-index` in its head and the repository's name in its lines of code.
+    """Return the run's README.md with `model-index` in its head and the repository's name in its lines of code.
 
     What the user wrote into the card (a licence, a language, more text) stays.
     """
@@ -181,7 +181,7 @@ def _bare_card(name: str) -> str:
 
 
 def corpus_name(run_dir: Path) -> str:
-    """The training text's name: its folder's or file's, "synthetic", or the hub's."""
+    """Return the training text's name: its folder's or file's, "synthetic", or the hub's."""
     from babyllama.config.loading import load_config
 
     path = run_dir / run_layout.TRAINING_CONFIG
@@ -189,7 +189,7 @@ def corpus_name(run_dir: Path) -> str:
 
 
 def milestone_card(folder: Path, repo_id: str) -> str:
-    """A short card of a milestone: how far the training was, and how to load it."""
+    """Return a short card of a milestone: how far the training was, and how to load it."""
     facts = read_json(folder / run_layout.MILESTONE)
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- babyllama\n---\n\n"

@@ -19,7 +19,7 @@ FORCE = 1e9  # a logit bias that no other token can outweigh
 
 
 def is_installed() -> bool:
-    """Whether llama.cpp can be used here."""
+    """Return whether llama.cpp can be used here."""
     from importlib.util import find_spec
 
     return find_spec("xllamacpp") is not None
@@ -53,7 +53,7 @@ class LlamaCpp:
         self._letter = self.encode("a")[-1]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text with what the file puts in front; special tokens in the text are text."""
+        """Return ids of a text with what the file puts in front; special tokens in the text are text."""
         body = {"content": text, "add_special": True, "parse_special": False}
         return self._post("/tokenize", body)["tokens"]
 
@@ -74,7 +74,7 @@ class LlamaCpp:
         return answer["logprob"]
 
     def _after(self, prefix: list[int], token: int, count: int) -> dict[str, Any] | None:
-        """The model's probabilities where `token` is written after a prefix.
+        """Return the model's probabilities where `token` is written after a prefix.
 
         The bias that forces the token changes which one is written, not the probabilities that are reported. The server
         reports none for an end token and for a piece of a character; None stands for that.

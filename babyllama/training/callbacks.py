@@ -71,7 +71,7 @@ class StepClock(TrainerCallback):
         self.disturb()
 
     def median_step(self) -> float | None:
-        """Median seconds of one optimizer step, None before the first timed one."""
+        """Return median seconds of one optimizer step, None before the first timed one."""
         return statistics.median(self.steps) if self.steps else None
 
 

@@ -27,13 +27,13 @@ LEFTOVER = re.compile(r"^checkpoint-\d+\.(?:deleting|incomplete|damaged)")
 
 
 def step_of(folder: Path) -> int:
-    """The step in a checkpoint's name, -1 where it has none."""
+    """Return the step in a checkpoint's name, -1 where it has none."""
     match = _NAME.match(folder.name)
     return int(match.group(1)) if match else -1
 
 
 def checkpoint_folders(run_dir: Path) -> list[Path]:
-    """Folders named like checkpoints, oldest step first, whole or not."""
+    """Return folders named like checkpoints, oldest step first, whole or not."""
     if not run_dir.is_dir():
         return []
     return sorted((p for p in run_dir.iterdir() if p.is_dir() and step_of(p) >= 0), key=step_of)
@@ -79,7 +79,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def manifest_extra(folder: Path) -> dict[str, Any]:
-    """What `commit` was given as extra."""
+    """Return what `commit` was given as extra."""
     return _read_manifest(folder)["extra"]
 
 
@@ -101,7 +101,7 @@ def verify(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the manifest is there and names and sizes agree with it (contents are not read)."""
+    """Return whether the manifest is there and names and sizes agree with it (contents are not read)."""
     try:
         files = _read_manifest(folder)["files"]
         return all((folder / name).stat().st_size == facts["size"] for name, facts in files.items())
@@ -118,7 +118,7 @@ def _set_aside(folder: Path, why: str, problem: CheckpointError) -> None:
 
 
 def newest_complete(run_dir: Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; newer ones that are not are set aside.
+    """Return the newest checkpoint whose every file is as it was written; newer ones that are not are set aside.
 
     Raises:
         CheckpointError: There were checkpoints, each was damaged (not merely incomplete).
@@ -138,7 +138,7 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def resolve_resume(run_dir: Path, request: str | bool) -> Path | None:
-    """The checkpoint to go on from, None for step 0.
+    """Return the checkpoint to go on from, None for step 0.
 
     Args:
         run_dir: The run folder.

@@ -35,7 +35,7 @@ class BatchedMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step: momentum, orthogonalisation by shape, decoupled weight decay, update."""
+        """Return one step: momentum, orthogonalisation by shape, decoupled weight decay, update."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -73,7 +73,7 @@ def _whole(update: Tensor, precision: torch.dtype | None) -> Tensor:
 
 
 def _shared_out(update: Tensor, like: Tensor) -> Tensor:
-    """This process's part of an update that every process has whole."""
+    """Return this process's part of an update that every process has whole."""
     if not hasattr(like, "full_tensor"):
         return update
     from torch.distributed.tensor import distribute_tensor
@@ -82,7 +82,7 @@ def _shared_out(update: Tensor, like: Tensor) -> Tensor:
 
 
 def _by_shape(params: list[nn.Parameter]) -> dict[tuple[Any, ...], list[int]]:
-    """Indices of the matrices that are alike."""
+    """Return indices of the matrices that are alike."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for index, parameter in enumerate(params):
         found.setdefault((*parameter.shape, parameter.device), []).append(index)
@@ -146,7 +146,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both parts."""
+        """Return one step of both parts."""
         loss = closure() if closure is not None else None
         for part in self.parts:
             part.step()
@@ -164,7 +164,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def _joined(parts: dict[str, Any]) -> dict[str, Any]:
-    """The state dicts of Muon and AdamW as one: AdamW's parameters are numbered on from Muon's."""
+    """Return the state dicts of Muon and AdamW as one: AdamW's parameters are numbered on from Muon's."""
     muon, adamw = parts["muon"], parts["adamw"]
     first = sum(len(group["params"]) for group in muon["param_groups"])
     groups = [{**group, "params": [first + number for number in group["params"]]} for group in adamw["param_groups"]]
@@ -173,7 +173,7 @@ def _joined(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the parameters that Muon takes: 2-D, trained, neither embedding nor head."""
+    """Return names of the parameters that Muon takes: 2-D, trained, neither embedding nor head."""
     outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
@@ -194,10 +194,10 @@ def _decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 def build_optimizer(
     model: nn.Module, training: TrainingConfig, muon_precision: torch.dtype | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer that the config names.
+    """Return the optimizer that the config names.
 
     Args:
-        model: Its trained parameters are taken; tied weights once.
+        model: Model whose trained parameters are taken; tied weights once.
         training: lr, muon_adamw_lr, weight_decay and AdamW's constants are read.
         muon_precision: Type of Muon's iterations; None: what the device multiplies quickly.
 
@@ -225,7 +225,7 @@ def build_optimizer(
 
 
 def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
-    """The fused kernels exist on CPU, CUDA and MPS for floating point; anything else takes the plain loop."""
+    """Return the fused kernels exist on CPU, CUDA and MPS for floating point; anything else takes the plain loop."""
     return all(p.device.type in {"cpu", "cuda", "mps"} and p.is_floating_point() for _, p in named)
 
 

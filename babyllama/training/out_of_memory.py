@@ -27,7 +27,7 @@ class OutOfMemory(BabyLlamaError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not get memory, on a GPU or on the CPU."""
+    """Return whether torch could not get memory, on a GPU or on the CPU."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
@@ -45,7 +45,7 @@ def free_gpu_memory() -> None:
 
 
 def smaller_parts(training: TrainingConfig, world_size: int = 1) -> int | None:
-    """The next larger accumulation that divides the batch, at least twice the present one; None at one sequence.
+    """Return the next larger accumulation that divides the batch, at least twice the present one; None at one sequence.
 
     >>> smaller_parts(TrainingConfig(batch_size=12, gradient_accumulation_steps=2))
     4
@@ -58,7 +58,7 @@ def smaller_parts(training: TrainingConfig, world_size: int = 1) -> int | None:
 
 
 def advice(training: TrainingConfig, world_size: int = 1) -> str:
-    """What to set, as one sentence."""
+    """Return what to set, as one sentence."""
     parts = smaller_parts(training, world_size)
     if parts is None:
         return "even one sequence at a time does not fit: a smaller model or data.seq_length is needed"
@@ -75,7 +75,7 @@ def train_within_memory(training: TrainingConfig, run_dir: Path, start: Start, a
     """Train; where a micro-batch does not fit into a GPU's memory, halve it, double the accumulation and go on.
 
     Args:
-        training: Its gradient_accumulation_steps is raised in place; the batch stays what it is.
+        training: Training section whose gradient_accumulation_steps is raised in place; the batch stays what it is.
         run_dir: The run folder; a further attempt goes on from its newest complete checkpoint.
         start: Where the first attempt starts; `attempt` notes its runtime there.
         attempt: Builds model and Trainer and trains to the end.

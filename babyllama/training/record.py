@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Peak of the GPU's allocated memory, or on CPU of the process's resident memory."""
+    """Return peak of the GPU's allocated memory, or on CPU of the process's resident memory."""
     if device.startswith("cuda"):
         import torch
 
@@ -87,7 +87,7 @@ def _logged_speed(trainer: BabyTrainer) -> float | None:
 
 
 def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
-    """The held-out score under the names of training_metrics.json."""
+    """Return the held-out score under the names of training_metrics.json."""
     return {
         "eval_loss": scored["average_loss"],
         "eval_perplexity": scored["perplexity"],
@@ -102,7 +102,7 @@ def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
 
 
 def embedding_parameters(model: Any) -> int:
-    """Parameters of the input embeddings and of an untied head."""
+    """Return parameters of the input embeddings and of an untied head."""
     tables = {id(model.get_input_embeddings().weight): model.get_input_embeddings().weight.numel()}
     head = model.get_output_embeddings()
     if head is not None:
@@ -111,7 +111,7 @@ def embedding_parameters(model: Any) -> int:
 
 
 def final_train_loss(log_history: list[dict[str, Any]]) -> float | None:
-    """Mean training loss per step over the whole run, resumed parts included.
+    """Return mean training loss per step over the whole run, resumed parts included.
 
     Each log entry holds the mean since the entry before it, so entries are weighted by the steps they cover.
 

@@ -24,7 +24,7 @@ class RunState:
     Attributes:
         ours: It has our fingerprint file.
         finished: A training ended there.
-        fingerprint: Of the run it holds.
+        fingerprint: Fingerprint of the run that the folder holds.
         has_checkpoints: Any folder named like one.
         foreign_files: Names that no run of ours writes.
     """

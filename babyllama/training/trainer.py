@@ -45,7 +45,7 @@ from babyllama.training.stop_signals import StopSignals
 
 
 def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A packed batch whose first label is -100.
+    """Return a packed batch whose first label is -100.
 
     No token precedes the first of a chunk, so it is never predicted; saying so here makes every version of the
     Trainer count the same number of predicted tokens (some count position 0 for GPT-2, some do not).
@@ -65,7 +65,7 @@ class BabyTrainer(Trainer):
         curve_chunks: Held-out chunks of the curve's points.
         total_steps: Optimizer steps of the whole run.
         distillation: Running sums of a distillation's two losses (`babyllama.research.teachers`), logged apart.
-        **kwargs: For `transformers.Trainer`.
+        **kwargs: Arguments of `transformers.Trainer`.
     """
 
     best: BestKeeper
@@ -112,11 +112,11 @@ class BabyTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        """The order that seed and epoch decide (babyllama/data/epoch_order.py); milestones count ahead by it."""
+        """Return the order that seed and epoch decide (babyllama/data/epoch_order.py); milestones count ahead by it."""
         return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.data_seed)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU).
+        """Return one forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU).
 
         With several processes they stop together, before the weights change (StopOnSignal).
         """
@@ -197,7 +197,7 @@ class BabyTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The held-out curve's next point.
+        """Return the held-out curve's next point.
 
         Returns:
             valid_loss (nats per token, over packed chunks), valid_perplexity, valid_bits_per_byte.
@@ -245,7 +245,7 @@ def _train(trainer: BabyTrainer, checkpoint: Path | None) -> None:
 
 
 def how_to_go_on(run_dir: Path) -> str:
-    """The newest whole checkpoint and the command that goes on from it (looks, and changes nothing)."""
+    """Return the newest whole checkpoint and the command that goes on from it (looks, and changes nothing)."""
     whole = [folder for folder in checkpoints.checkpoint_folders(run_dir) if checkpoints.is_complete(folder)]
     found = f"The last whole checkpoint is {whole[-1]}" if whole else "No checkpoint had been written"
     return f"{found}; go on with: {resume_command()}"
@@ -260,7 +260,7 @@ def _end_in_silence(run_dir: Path, number: int) -> None:
 
 
 def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
-    """Mean negative log-likelihood per predicted token over evenly spaced chunks, in the training's precision.
+    """Return mean negative log-likelihood per predicted token over evenly spaced chunks, in the training's precision.
 
     Evenly spaced, because held-out files stand one after another: the first 256 chunks of seven domains were all of one
     domain, and the curve said 1.43 bits per byte where the whole set has 1.91.

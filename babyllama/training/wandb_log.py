@@ -28,7 +28,7 @@ CONNECT_SECONDS = 3.0
 
 
 def project_name(config: Config) -> str:
-    """The flag or config, then $WANDB_PROJECT, then `babyllama`."""
+    """Return the flag or config, then $WANDB_PROJECT, then `babyllama`."""
     return config.logging.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
 
 
@@ -51,7 +51,7 @@ def wandb_mode() -> tuple[str, str]:
 
 
 def _netrc_key(host: str | None) -> str | None:
-    """The key that `wandb login` keeps in ~/.netrc, None where there is none."""
+    """Return the key that `wandb login` keeps in ~/.netrc, None where there is none."""
     try:
         found = netrc.netrc().authenticators(host or "")
     except (OSError, netrc.NetrcParseError):

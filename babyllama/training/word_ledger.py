@@ -56,7 +56,7 @@ def training_files(config: Config) -> list[dict[str, Any]]:
 
 
 def words_by_domain(data: PreparedData) -> dict[str, int]:
-    """Words of the training documents by domain, after cleaning and without what is held out."""
+    """Return words of the training documents by domain, after cleaning and without what is held out."""
     split = data.train
     counts = np.bincount(split.domain_ids, weights=split.words, minlength=len(split.domains))
     return {name: int(count) for name, count in zip(split.domains, counts, strict=True)}
@@ -67,7 +67,7 @@ def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: i
 
     Args:
         config: Run configuration.
-        data: Its prepared text.
+        data: Prepared text of the run.
         epochs: Passes over the training text.
         words_seen: Words shown in training, repetitions counted.
 
@@ -92,7 +92,7 @@ def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: i
 
 
 def _tokenizer_text(config: Config) -> dict[str, Any]:
-    """Text that the tokenizer was trained on: the run's own, or that of the run in whose folder it lies."""
+    """Return text that the tokenizer was trained on: the run's own, or that of the run in whose folder it lies."""
     path = config.data.tokenizer_path
     if path is None:
         return {"text": OWN_TEXT}
@@ -100,7 +100,7 @@ def _tokenizer_text(config: Config) -> dict[str, Any]:
 
 
 def model_text(path: str) -> dict[str, Any]:
-    """Text that another model was trained on, as far as its run folder says.
+    """Return text that another model was trained on, as far as its run folder says.
 
     Args:
         path: A run folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -80,3 +81,30 @@ def test_every_key_of_an_evaluation_is_documented(tiny_run: Path, tmp_path: Path
     assert found <= known
     items = {key for item in evaluator.items for key in item}
     assert items <= _documented("evaluation_items.jsonl.gz") | {"task"}
+
+
+FRAGMENT = re.compile(r"(Of|Its|That|Their|In|As|By|To|With|Is|Are|For|From|Under|Gets|Gives|Fills|Makes|Takes)\b")
+
+
+def _documented_names(docstring: str) -> list[tuple[str, str]]:
+    """The entries of `Args:` and `Attributes:`: (name, first line)."""
+    found, indent = [], None
+    for line in docstring.split("\n"):
+        heading = re.match(r"^(\s*)(\w+):\s*$", line)
+        if heading:
+            indent = len(heading[1]) + 4 if heading[2] in {"Args", "Attributes"} else None
+        entry = re.match(r"^(\s+)([\w*]+): (.*)$", line)
+        if entry and len(entry[1]) == indent:
+            found.append((entry[2], entry[3]))
+    return found
+
+
+def test_an_argument_is_described_by_a_phrase_that_stands_alone() -> None:
+    """`seed: Seed of the bootstrap draws.` and not `seed: Of the draws.`"""
+    fragments = []
+    for path in [*ROOT.glob("*.py"), *(ROOT / "babyllama").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                told = _documented_names(ast.get_docstring(node, clean=False) or "")
+                fragments += [f"{path.name}: {name}: {text}" for name, text in told if FRAGMENT.match(text)]
+    assert not fragments, "\n".join(fragments)

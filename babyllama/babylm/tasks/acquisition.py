@@ -93,7 +93,7 @@ def surprisals(
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its fast tokenizer.
+        tokenizer: Fast tokenizer of the model.
         occurrences: Words in their contexts.
         progress: Wrapper of the list of batches.
     """
@@ -111,7 +111,7 @@ def entries(step: str, words: int, occurrences: Sequence[Occurrence], values: Se
         step: Name of the checkpoint.
         words: Words that the schedule names.
         occurrences: Words in their contexts.
-        values: Their surprisals.
+        values: Surprisals of the words, in the same order.
     """
     return [
         {
@@ -134,12 +134,12 @@ def assemble(model_name: str, results: list[dict[str, Any]], total: int) -> dict
 
 
 def sigmoid(x: np.ndarray, a: float, b: float, c: float, d: float) -> np.ndarray:
-    """The curve a / (1 + exp(-b (x - c))) + d."""
+    """Return the curve a / (1 + exp(-b (x - c))) + d."""
     return a / (1 + np.exp(-b * (x - c))) + d
 
 
 def _fit(x: np.ndarray, y: np.ndarray, start: Sequence[float], **options: Any) -> tuple[float, ...] | None:
-    """Parameters of the fitted sigmoid, None where the fit does not end."""
+    """Return parameters of the fitted sigmoid, None where the fit does not end."""
     from scipy.optimize import curve_fit
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -167,7 +167,7 @@ def child_age(shares: np.ndarray) -> float | None:
 
 
 def _crossing(parameters: tuple[float, ...] | None, level: float, smallest: float) -> float | None:
-    """Where a rising sigmoid passes a level; None where it does not rise or the level lies outside of it."""
+    """Return where a rising sigmoid passes a level; None where it does not rise or the level lies outside of it."""
     if parameters is None:
         return None
     a, b, c, d = parameters
@@ -206,7 +206,7 @@ def model_age(words: Sequence[float], values: Sequence[float], chance: float, bo
 
 
 def word_tokens(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
-    """Tokens of a word inside a text, at least one."""
+    """Return tokens of a word inside a text, at least one."""
     before, after = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("The", f"The {word}"))
     return max(1, after - before)
 
@@ -218,7 +218,7 @@ def figure(
 
     Args:
         results: Entries of surprisal.json.
-        human: From `read_human`.
+        human: Result of `read_human`.
         tokenizer: The model's tokenizer; its vocabulary decides what chance is.
         fit: "means" (2026) or "points" (2025).
 
@@ -259,7 +259,7 @@ def _by_word(results: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, f
 
 
 def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Mean surprisal at each number of words, ascending; NaN where one context has none."""
+    """Return mean surprisal at each number of words, ascending; NaN where one context has none."""
     groups: dict[float, list[float]] = {}
     for words, value in points:
         groups.setdefault(words, []).append(value)

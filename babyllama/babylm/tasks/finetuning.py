@@ -225,7 +225,7 @@ def fine_tune(
 
     Args:
         model: A causal language model; it is not changed.
-        tokenizer: Its tokenizer, with a pad token.
+        tokenizer: Tokenizer of the model, with a pad token.
         task: Name of the task.
         train: Training examples.
         valid: Validation examples, which are predicted as well.
@@ -276,7 +276,7 @@ def fine_tune(
 
 
 def _batches(order: np.ndarray, size: int) -> Iterator[list[int]]:
-    """Whole batches of an order; what is left over is dropped."""
+    """Yield whole batches of an order; what is left over is dropped."""
     for start in range(0, len(order) - size + 1, size):
         yield order[start : start + size].tolist()
 
@@ -329,12 +329,12 @@ def predictions(task: str, predicted: Sequence[int]) -> dict[str, Any]:
 
 
 def results_text(result: FineTuned) -> str:
-    """Text of results.txt."""
+    """Return text of results.txt."""
     return f"accuracy: {result.accuracy}\nfigure: {result.figure}\nbest_epoch: {result.best_epoch}\n"
 
 
 def one_class(predicted: Sequence[int]) -> bool:
-    """Whether all predictions are the same class: the sign that a position without the text was read."""
+    """Return whether all predictions are the same class: the sign that a position without the text was read."""
     return len(set(predicted)) == 1
 
 

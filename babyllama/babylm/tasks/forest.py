@@ -63,7 +63,7 @@ class Row:
         segments: Runs of nodes (start, end, parent): each node's parent is the one before it, the first's is `parent`.
         sources: Node of each value asked for.
         targets: Token to be predicted there.
-        wanted: For each query of the row its number and the indices of its values.
+        wanted: Number of each query of the row and the indices of its values.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -106,7 +106,7 @@ def lay_out(queries: Sequence[Query], row_tokens: int = ROW_TOKENS) -> list[Row]
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """Number of leading tokens that two texts share."""
+    """Return number of leading tokens that two texts share."""
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length
@@ -126,7 +126,7 @@ def _grow(row: Row, path: list[int], ids: tuple[int, ...], kept: int) -> None:
 
 
 def _values(row: Row, path: list[int], known: dict[tuple[int, int], int], query: Query) -> list[int]:
-    """Indices of a query's values in its row; a value that another text asked for is shared."""
+    """Return indices of a query's values in its row; a value that another text asked for is shared."""
     found = []
     for index in query.counted:
         if index == 0:
@@ -156,7 +156,7 @@ def _mask(rows: Sequence[Row], width: int, dtype: torch.dtype) -> Tensor:
 
 @torch.inference_mode()
 def _row_values(backbone: Any, head: Any, rows: Sequence[Row]) -> list[np.ndarray]:
-    """Log-probabilities (nats) of each row's values."""
+    """Return log-probabilities (nats) of each row's values."""
     device, dtype = head.weight.device, head.weight.dtype
     ids = pad_right([row.ids for row in rows], 0, device)
     positions = pad_right([row.positions for row in rows], 0, device)
@@ -171,7 +171,7 @@ def _row_values(backbone: Any, head: Any, rows: Sequence[Row]) -> list[np.ndarra
 
 
 def supports_forest(model: PreTrainedModel) -> bool:
-    """Whether texts can share a row: tried once a model with three short texts, in a row and each alone."""
+    """Return whether texts can share a row: tried once a model with three short texts, in a row and each alone."""
     cached = getattr(model, "_babyllama_forest_ok", None)
     if cached is not None:
         return cached

@@ -80,7 +80,7 @@ def read_file(task: Task, file: Path) -> Iterator[Item]:
 
 
 def _lines(file: Path) -> list[str]:
-    """Lines of a file at line feeds only: U+2028 or U+0085 inside a text ends no line."""
+    """Return lines of a file at line feeds only: U+2028 or U+0085 inside a text ends no line."""
     try:
         return file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -131,7 +131,7 @@ def rank_items(
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its fast tokenizer.
+        tokenizer: Fast tokenizer of the model.
         items: The items.
         ties: "first" or "random".
         mean: Whether scores are divided by the number of counted tokens.

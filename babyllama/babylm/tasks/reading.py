@@ -53,8 +53,8 @@ class ReadingData:
     """The rows of reading_data.csv.
 
     Attributes:
-        words: For each row (context, word).
-        before: For each row the same of the word before, None where there is none.
+        words: Pairs of context and word, one for each row.
+        before: The same pairs for the word before, None where there is none.
         columns: Numeric columns by name, (rows,) float64, NaN where the value is missing.
     """
 
@@ -103,7 +103,7 @@ def _number(text: str | None, path: Path, row: int, column: str) -> float:
 
 
 def word_queries(tokenizer: PreTrainedTokenizerFast, context: str, word: str) -> list[Query]:
-    """The pieces of a word as texts of which only the last token is counted.
+    """Return the pieces of a word as texts of which only the last token is counted.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -213,6 +213,6 @@ def figures(data: ReadingData, pred: np.ndarray, before: np.ndarray) -> dict[str
 
 
 def report(values: dict[str, float]) -> str:
-    """Text of report.txt, in per cent."""
+    """Return text of report.txt, in per cent."""
     eye, self_paced = 100 * values["rt"], 100 * values["spr"]
     return f"EYE TRACKING SCORE: {eye:.2f}\nSELF-PACED READING SCORE: {self_paced:.2f}\n"

@@ -46,7 +46,7 @@ def cell_figures(task: Task, items: Sequence[Item], found: dict[str, Any]) -> di
 
     Args:
         task: The task.
-        items: Its items in file order; they hold the right answers.
+        items: Items of the task in file order; they hold the right answers.
         found: Content of predictions.json.
 
     Returns:
@@ -97,7 +97,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def report(task: Task, cells: dict[str, float], figure: float) -> str:
-    """Text of best_temperature_report.txt (temperature 1; no others are tried)."""
+    """Return text of best_temperature_report.txt (temperature 1; no others are tried)."""
     metric = "SPEARMAN'S RHO" if task.kind == "wug" else "ACCURACY"
     scale = 1 if task.kind == "wug" else 100
     lines = ["TEMPERATURE: 1.00", "", f"### UID {metric}"]

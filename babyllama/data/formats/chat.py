@@ -18,7 +18,7 @@ RULE = "one a transcript"
 
 
 def transcript(lines: Iterable[str]) -> str:
-    r"""The utterances of a transcript, one a line.
+    r"""Return the utterances of a transcript, one a line.
 
     >>> transcript(["@Begin", "*MOT:\tdo you want", "\ta cookie ?", "%mor:\tmod|do", "*CHI:\tyes .", "@End"])
     '*MOT:\tdo you want a cookie ?\n*CHI:\tyes .'

@@ -50,7 +50,7 @@ class BytePremium:
 
 @cache
 def table() -> dict[str, BytePremium]:
-    """All premiums by language."""
+    """Return all premiums by language."""
     rows = (line.split("\t") for line in TABLE.read_text(encoding="utf-8").split("\n") if line and line[0] != "#")
     next(rows)  # the names of the columns
     return {name: BytePremium(name, float(premium), source) for name, premium, source in rows}

@@ -41,7 +41,7 @@ def identify(text: str) -> tuple[str, float]:
 
 
 def main_language(texts: Sequence[str]) -> str:
-    """The language of at least half of up to fifty texts, evenly spread; undetermined where there is none."""
+    """Return the language of at least half of up to fifty texts, evenly spread; undetermined where there is none."""
     chosen = texts[:: max(1, len(texts) // LOOKED_AT)][:LOOKED_AT]
     counts = Counter(identify(text)[0] for text in chosen)
     language, count = counts.most_common(1)[0] if counts else (UNDETERMINED, 0)
@@ -49,7 +49,7 @@ def main_language(texts: Sequence[str]) -> str:
 
 
 def writing(characters: Counter[str]) -> str | None:
-    """The ISO 15924 code of the writing that a text of these characters is in; None without letters.
+    """Return the ISO 15924 code of the writing that a text of these characters is in; None without letters.
 
     Han characters are Japanese beside kana, else simplified or traditional by which of the
     two old character sets, GB 2312 or Big5, holds more of them alone.
@@ -68,7 +68,7 @@ def writing(characters: Counter[str]) -> str | None:
 
 
 def _only(characters: Counter[str], inside: str, outside: str) -> int:
-    """How many of the characters one character set has and the other has not."""
+    """Return how many of the characters one character set has and the other has not."""
     return sum(n for c, n in characters.items() if _encodable(c, inside) and not _encodable(c, outside))
 
 

@@ -71,7 +71,7 @@ class SyntheticDocument:
 
 @cache
 def grammar() -> Grammar:
-    """The grammar of sentences and exchanges."""
+    """Return the grammar of sentences and exchanges."""
     return Grammar(RULES, CLASSES)
 
 
@@ -80,7 +80,7 @@ def _capital(word: str) -> str:
 
 
 def write_unit(words: Sequence[str]) -> str:
-    r"""Words to text: capitals at the start of a sentence, no space before punctuation.
+    r"""Return words to text: capitals at the start of a sentence, no space before punctuation.
 
     >>> write_unit(["MOM:", "where", "is", "Lily", "?", "\n", "CHI:", "she", "is", "here", "."])
     'MOM: Where is Lily?\nCHI: She is here.'
@@ -99,7 +99,7 @@ def write_unit(words: Sequence[str]) -> str:
 
 
 def read_unit(text: str) -> tuple[str, ...]:
-    """Text to words, the inverse of `write_unit`."""
+    """Return text to words, the inverse of `write_unit`."""
     words: list[str] = []
     start = True
     for token in _TOKEN.findall(text):
@@ -110,7 +110,7 @@ def read_unit(text: str) -> tuple[str, ...]:
 
 
 def _uniform(generator: random.Random, weights: Sequence[tuple[str, int]]) -> tuple[str, float]:
-    """A weighted choice and its -log probability."""
+    """Return a weighted choice and its -log probability."""
     total = sum(weight for _, weight in weights)
     place = int(generator.random() * total)
     for name, weight in weights:
@@ -141,12 +141,12 @@ def _document(generator: random.Random) -> SyntheticDocument:
 
 
 def _after(root: str) -> str:
-    """The state that a sentence leaves: who a pronoun would mean (`f`, `m`, `n`, `p`), or `talk`."""
+    """Return the state that a sentence leaves: who a pronoun would mean (`f`, `m`, `n`, `p`), or `talk`."""
     return root.strip("<>").split("_")[-1]
 
 
 def generate_documents(words: int, seed: int) -> list[SyntheticDocument]:
-    """Documents of about `words` words in all.
+    """Return documents of about `words` words in all.
 
     Args:
         words: Whitespace-separated words wanted; whole documents until reached.
@@ -168,7 +168,7 @@ def held_out(seed: int) -> list[SyntheticDocument]:
 
 
 def document_nats(text: str) -> float:
-    """Exact -ln of the probability that a document begins with `text`, worked out from the text alone.
+    """Return exact -ln of the probability that a document begins with `text`, worked out from the text alone.
 
     Raises:
         ValueError: The text is not in the language, or (which a test rules out) has two readings.
@@ -190,7 +190,7 @@ def document_nats(text: str) -> float:
 
 
 def _units(text: str, kind: str) -> list[str]:
-    """The text's sentences, or its exchanges of two lines; they must make up the whole text."""
+    """Return the text's sentences, or its exchanges of two lines; they must make up the whole text."""
     if kind == "story":
         units = [unit.removeprefix(" ") for unit in _UNIT.findall(text)]
         whole = " ".join(units)
@@ -210,7 +210,7 @@ def _without_speaker(units: list[str], adult: str) -> list[str]:
 
 
 def _read(unit: str, state: str) -> tuple[str, float]:
-    """Which kind of sentence it is, and its -log probability in this state."""
+    """Return which kind of sentence it is, and its -log probability in this state."""
     words = read_unit(unit)
     if write_unit(words) != unit:
         raise ValueError(f"not written as the grammar writes: {unit!r}")
@@ -226,7 +226,7 @@ def _read(unit: str, state: str) -> tuple[str, float]:
 
 
 def entropy_per_byte(documents: Sequence[SyntheticDocument]) -> float:
-    """Bits per UTF-8 byte that the grammar itself pays on these documents: the floor for any model."""
+    """Return bits per UTF-8 byte that the grammar itself pays on these documents: the floor for any model."""
     sizes = sum(len(document.text.encode()) for document in documents)
     return sum(document.nats for document in documents) / math.log(2) / sizes
 
@@ -241,7 +241,7 @@ def sample_prompts(count: int, seed: int) -> list[str]:
 
 
 def minimal_pairs(seed: int = 0, per_phenomenon: int = 100) -> list[dict[str, str]]:
-    """The built-in grammar test; see synthetic_pairs.py."""
+    """Return the built-in grammar test; see synthetic_pairs.py."""
     from babyllama.data.synthetic.pairs import make_pairs
 
     return make_pairs(seed, per_phenomenon)

@@ -55,7 +55,7 @@ class Grammar:
         return index, nats[index]
 
     def draw(self, symbol: str, uniform: Callable[[], float]) -> tuple[list[str], float]:
-        """Words and -log probability (nats) of one expansion of `symbol`."""
+        """Return words and -log probability (nats) of one expansion of `symbol`."""
         words: list[str] = []
         nats = 0.0
         stack = [symbol]

@@ -133,12 +133,12 @@ _CODAS = "b ck d ff g l ll m mp n nd ng nk nt p pt r rb rd rk rl rm rn rt t".spl
 
 
 def plural(noun: str) -> str:
-    """The regular plural of an invented noun."""
+    """Return the regular plural of an invented noun."""
     return noun + "s"
 
 
 def _shape(generator: random.Random) -> str:
-    """One to three syllables; closed at the end, so that -s and -ed can be told from the stem."""
+    """Return one to three syllables; closed at the end, so that -s and -ed can be told from the stem."""
     pick = lambda items: items[int(generator.random() * len(items))]  # noqa: E731 - reads best inline
     syllables = 1 + (generator.random() < 0.75) + (generator.random() < 0.3)
     return "".join(pick(_ONSETS) + pick(_VOWELS) for _ in range(syllables)) + pick(_CODAS)

@@ -46,7 +46,7 @@ def _subject(pick: Pick, gender: str) -> str:
 
 
 def agreement(pick: Pick) -> tuple[str, str]:
-    """The dog runs / the dog run"""
+    """Return the dog runs / the dog run"""
     many = pick((False, True))
     base = pick(lex.INTRANSITIVE)
     forms = (base, lex.INTRANSITIVE[base][0])
@@ -55,7 +55,7 @@ def agreement(pick: Pick) -> tuple[str, str]:
 
 
 def agreement_attractor(pick: Pick) -> tuple[str, str]:
-    """The dog near the cats runs / the dog near the cats run"""
+    """Return the dog near the cats runs / the dog near the cats run"""
     many = pick((False, True))
     base = pick(lex.INTRANSITIVE)
     forms = (base, lex.INTRANSITIVE[base][0])
@@ -86,7 +86,7 @@ def anaphor_gender(pick: Pick) -> tuple[str, str]:
 
 
 def anaphor_number(pick: Pick) -> tuple[str, str]:
-    """The dogs washed themselves / the dogs washed itself"""
+    """Return the dogs washed themselves / the dogs washed itself"""
     gender, other = pick((("n", "p"), ("p", "n")))
     start = f"{_subject(pick, gender)} {_past(pick)}"
     return f"{start} {REFLEXIVE[gender]}.", f"{start} {REFLEXIVE[other]}."
@@ -114,7 +114,7 @@ def npi_ever(pick: Pick) -> tuple[str, str]:
 
 
 def irregular_past(pick: Pick) -> tuple[str, str]:
-    """The girl saw the dog / the girl seed the dog"""
+    """Return the girl saw the dog / the girl seed the dog"""
     base = pick(sorted(set(lex.TRANSITIVE) & lex.IRREGULAR))
     subject, end = _subject(pick, pick("fm")), f"the {_noun(pick)[0]}."
     wrong = base + ("d" if base.endswith("e") else "ed")
@@ -122,14 +122,14 @@ def irregular_past(pick: Pick) -> tuple[str, str]:
 
 
 def irregular_plural(pick: Pick) -> tuple[str, str]:
-    """Two mice / two mouses"""
+    """Return two mice / two mouses"""
     noun = pick(sorted(lex.IRREGULAR_NOUNS))
     start = f"{pick(lex.MALE)} {_past(pick)} {pick(('two', 'three', 'four'))}"
     return f"{start} {lex.NEUTER_NOUNS[noun]}.", f"{start} {noun}s."
 
 
 def base_after_did(pick: Pick) -> tuple[str, str]:
-    """The girl did not see any dogs / did not saw any dogs"""
+    """Return the girl did not see any dogs / did not saw any dogs"""
     base = pick(lex.TRANSITIVE)
     subject, end = _subject(pick, pick("fm")), f"any {_noun(pick)[1]}."
     return f"{subject} did not {base} {end}", f"{subject} did not {lex.TRANSITIVE[base][1]} {end}"
@@ -160,7 +160,7 @@ def _sentence(text: str) -> str:
 
 
 def _opening(pick: Pick) -> str:
-    """A story's first sentence, the same for both: the corpus has no document that begins with any other."""
+    """Return a story's first sentence, the same for both: the corpus has no document that begins with any other."""
     noun, name = pick(((pick(lex.FEMALE_NOUNS), pick(lex.FEMALE)), (pick(lex.MALE_NOUNS), pick(lex.MALE))))
     return f"Once upon a time there was a {noun} named {name}."
 
@@ -169,7 +169,7 @@ def make_pairs(seed: int, per_phenomenon: int) -> list[dict[str, str]]:
     """Distinct pairs for every paradigm.
 
     Args:
-        seed: Of the words chosen.
+        seed: Seed of the choice of words.
         per_phenomenon: Pairs of each paradigm.
 
     Returns:

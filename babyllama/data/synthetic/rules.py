@@ -97,7 +97,7 @@ RULES: Rules = {
 
 
 def _verb_phrases(gender: str) -> Rules:
-    """What a subject of this gender and number does, in the past, in the present, under negation."""
+    """Return what a subject of this gender and number does, in the past, in the present, under negation."""
     many = gender == "p"
     s, was, has = ("", "were", "have") if many else ("s", "was", "has")
     past, now = f"<past-{gender}>", f"<now-{gender}>"
@@ -165,7 +165,7 @@ def _introductions() -> Rules:
 
 
 def _exchanges() -> Rules:
-    """A question and its answer; pronoun and auxiliary of the answer agree with the question."""
+    """Return a question and its answer; pronoun and auxiliary of the answer agree with the question."""
     found: list[tuple[int, tuple[str, ...]]] = []
     for gender in GENDERS:
         subject, pronoun = f"<subject-{gender}>", PRONOUN[gender]

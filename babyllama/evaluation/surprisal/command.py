@@ -110,7 +110,7 @@ def _levels(by: str, mark: str | None) -> list[str]:
 
 
 def _read(path: Path, column: str, context: str | None) -> list[tuple[dict[str, Any], str]]:
-    """Rows of the stimuli with the text of each."""
+    """Return rows of the stimuli with the text of each."""
     if not path.is_file() or kind_of(path) not in ROWS:
         why = f"expected {', '.join(ROWS)}" if path.exists() else "no such file"
         raise DataError(f"{path}: {why}; the stimuli are a table with one text a row")
@@ -147,7 +147,7 @@ def without_marks(text: str, mark: str | None) -> tuple[str, list[int]]:
 
 
 def _names(runs: list[str]) -> dict[str, Path]:
-    """Folders by name; two of one name are told apart by the folder around them."""
+    """Return folders by name; two of one name are told apart by the folder around them."""
     paths = [Path(run).expanduser().resolve() for run in runs]
     if len(set(paths)) < len(paths):
         raise ConfigError("surprisal: a run is named twice")
@@ -172,7 +172,7 @@ def _score(
 
 
 def trained_length(folder: Path) -> int | None:
-    """Tokens of a chunk that the run of a folder was trained at; None where it is not one of ours."""
+    """Return tokens of a chunk that the run of a folder was trained at; None where it is not one of ours."""
     from babyllama.config.loading import load_config
 
     for place in (folder, folder.parent):
@@ -184,7 +184,7 @@ def trained_length(folder: Path) -> int | None:
 def _lines(
     found: TextSurprisal, levels: list[str], starts: list[int], counts: Counter[str] | None
 ) -> Iterator[list[Any]]:
-    """Values of the columns behind `row`, for each unit of a text."""
+    """Yield values of the columns behind `row`, for each unit of a text."""
     from babyllama.data.words import clusters
 
     if not len(found.bits):
@@ -209,7 +209,7 @@ def _lines(
 
 
 def bare_word(word: str) -> str:
-    r"""A word as frequencies count it: in lower case, without punctuation around it.
+    r"""Return a word as frequencies count it: in lower case, without punctuation around it.
 
     >>> bare_word("«Don't!»"), bare_word("--")
     ("don't", '--')

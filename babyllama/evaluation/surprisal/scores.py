@@ -77,7 +77,7 @@ class TextSurprisal:
     boundary: np.ndarray | None
 
     def unit(self, start: int, end: int, first: int, last: int) -> Unit:
-        """Tokens `first` to `last` (not included) as one unit of the characters `start` to `end`."""
+        """Return tokens `first` to `last` (not included) as one unit of the characters `start` to `end`."""
         bits = float(self.bits[first:last].sum())
         corrected = None
         if self.boundary is not None and last > first:
@@ -85,15 +85,15 @@ class TextSurprisal:
         return Unit(start, end, last - first, bits, corrected)
 
     def tokens(self) -> list[Unit]:
-        """Each token by itself; without correction, which is a matter of words."""
+        """Return each token by itself; without correction, which is a matter of words."""
         return [Unit(start, end, 1, float(bits)) for (start, end), bits in zip(self.spans, self.bits, strict=True)]
 
     def words(self) -> list[Unit]:
-        """Words: they add up to the text."""
+        """Return words: they add up to the text."""
         return self.units([start for start, _ in word_spans(self.text)])
 
     def whole(self) -> Unit:
-        """The whole text."""
+        """Return the whole text."""
         return self.unit(0, len(self.text), 0, len(self.bits))
 
     def units(self, starts: Sequence[int]) -> list[Unit]:
@@ -116,7 +116,7 @@ class TextSurprisal:
         return [self.unit(a, b, i, j) for (a, i), (b, j) in zip(begins, ends, strict=True)]
 
     def _first_letter(self, span: tuple[int, int]) -> int:
-        """The first character of a token that is no white space (its first one where all are)."""
+        """Return the first character of a token that is no white space (its first one where all are)."""
         return next((place for place in range(*span) if not self.text[place].isspace()), span[0])
 
     def _last_letter(self, span: tuple[int, int]) -> int:
@@ -124,7 +124,7 @@ class TextSurprisal:
 
 
 def boundary_tokens(tokenizer: Any) -> list[int]:
-    """Ids of the tokens that have a blank in front; none where the tokenizer puts no blanks there.
+    """Return ids of the tokens that have a blank in front; none where the tokenizer puts no blanks there.
 
     The sign for a blank is what a text of one blank is spelled with (Ġ, ▁); special tokens have none.
     """
@@ -149,7 +149,7 @@ def score_texts(
 
     Args:
         model: A causal language model in evaluation mode, float32.
-        tokenizer: Its tokenizer, one of the tokenizers library.
+        tokenizer: Tokenizer of the model, one of the tokenizers library.
         texts: Scored exactly as given.
         contexts: What stands before each text and is not scored; a blank parts them, but in a script without spaces.
         window: Tokens the model sees at once.
@@ -182,7 +182,7 @@ def score_texts(
 
 
 def _joined(context: str, text: str) -> str:
-    """The context with what parts it from the text."""
+    """Return the context with what parts it from the text."""
     if not context or context[-1:].isspace() or text[:1].isspace() or writes_unspaced(context[-20:] + text[:20]):
         return context
     return context + " "
