@@ -75,10 +75,11 @@ class ModelEvaluator:
         from babyllama.models.loading import load_model, load_tokenizer_of
         from babyllama.models.runtime import resolve_device
 
-        keep_freed_memory()
         self.options = (options or EvaluationOptions()).model_copy(update=EvaluationOptions(**settings).changed())
         self.checkpoint = Path(checkpoint).expanduser().resolve()
         self.device = resolve_device(device or self.options.device)
+        if self.device == "cpu":
+            keep_freed_memory()
         self.model = load_model(self.checkpoint, self.device)
         self.tokenizer = load_tokenizer_of(self.checkpoint)
         self.window = self.options.window or self._trained_length()

@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def train(
         LostProcess: Another process of a distributed training is gone.
     """
     from babyllama.models.fsdp import check_sharding
+    from babyllama.models.gpu import pin_gpu, restored_settings
     from babyllama.models.loading import quiet_libraries
     from babyllama.models.runtime import resolve_device
     from babyllama.plugins import load_plugins
@@ -92,9 +94,11 @@ def train(
     from babyllama.training.stop_signals import StopSignals
 
     quiet_libraries()
+    if distributed.world_size() == 1:
+        config.training.device = pin_gpu(config.training.device)
     device = resolve_device(config.training.device)
     check_sharding(config, device, distributed.world_size())
-    with distributed.process_group(device):
+    with restored_settings(), distributed.process_group(device):
         with distributed.raise_on_all_ranks():
             load_plugins(config.plugins)
 
@@ -135,6 +139,7 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         The Trainer after its last step.
     """
     from babyllama.models import runtime as rt
+    from babyllama.models.compiled_layers import set_attention
     from babyllama.training.start import check_disk, choose_runtime, open_run_folder
     from babyllama.training.trainer import run_training
 
@@ -146,7 +151,8 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         say(f"model: {config.model.type}, {size:,} parameters")
 
         # How to compute: device, precision, attention, compiling, threads; one decision for the whole run.
-        start.runtime = choose_runtime(config, data, size, start.runtime)
+        chosen = choose_runtime(config, data, size, start.runtime)
+        start.runtime = replace(chosen, attention=set_attention(model, chosen.attention))  # what the model takes of it
         say(start.runtime.line())
         rt.apply(start.runtime)
 
@@ -317,8 +323,7 @@ def save_and_score(
     weights = fsdp.whole_weights(trainer.model) if fsdp.is_sharded(trainer.model) else None
 
     def on_rank_zero() -> dict[str, Any]:
-        from babyllama.evaluation.perplexity import score_held_out
-        from babyllama.models.loading import load_model
+        from babyllama.evaluation.perplexity import score_checkpoint
         from babyllama.models.older_readers import write_old_names
         from babyllama.pages.model_card import write_model_card
         from babyllama.training.record import training_metrics
@@ -333,14 +338,12 @@ def save_and_score(
         # Its score, and the teachers' beside it, by the definition of evaluate.py.
         say("scoring the saved model on the held-out documents")
         documents = DataProcessor(config.data).held_out_documents()
-        scored = score_held_out(config, data.tokenizer, documents, load_model(run_dir))
-        metrics = training_metrics(config, data, trainer, scored, command)
+        trainer.leave_gpu()
+        score = partial(score_checkpoint, config, data.tokenizer, documents, device=trainer.runtime.device)
+        metrics = training_metrics(config, data, trainer, score(run_dir), command)
         if config.distillation:
-            metrics["teachers"] = [
-                {"path": path, "eval_bits_per_byte": figures["bits_per_byte"]}
-                for path in config.distillation.teachers
-                for figures in [score_held_out(config, data.tokenizer, documents, load_model(path))]
-            ]
+            paths = config.distillation.teachers
+            metrics["teachers"] = [{"path": path, "eval_bits_per_byte": score(path)["bits_per_byte"]} for path in paths]
 
         # The record last: a folder without it is an unfinished run.
         write_json(run_dir / TRAINING_METRICS, metrics)

@@ -52,6 +52,9 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     if distributed.world_size() > 2:  # before torch is loaded: DDP warns of what plan.py asks for on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:  # read when CUDA starts; a CPU ignores it
+        # Without growing segments, freed blocks of other sizes than the next ones are lost to them.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
         return command(argv)
     except KeyboardInterrupt:

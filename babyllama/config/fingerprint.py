@@ -31,6 +31,7 @@ BOOKKEEPING = {
         "threads",
         "keep_freed_memory",
         "tf32",
+        "deterministic",
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }

@@ -165,14 +165,16 @@ class TrainingConfig(Section):
     """bfloat16 autocast; auto: where the machine computes it fast. Both precisions false: float32."""
     torch_compile: AutoBool = "auto"
     """Compile the layers; auto: where the run is long enough to earn the compile time back."""
-    attention: Literal["auto", "plain", "recompute", "eager", "sdpa"] = "auto"
-    """Attention; auto: on a CPU up to 512 tokens plain, from 50M parameters recompute, uncompiled eager; else sdpa."""
+    attention: Literal["auto", "plain", "recompute", "eager", "sdpa", "causal"] = "auto"
+    """auto: CUDA causal; CPU up to 512 tokens plain, from 50M parameters recompute, uncompiled eager; else sdpa."""
     threads: Optional(Annotated[int, Field(ge=1)]) = None
     """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
     keep_freed_memory: bool = True
     """Let glibc's malloc keep large freed buffers for the next step instead of giving them back (Linux)."""
     tf32: bool = True
-    """TF32 for the products that stay in float32, on a CUDA GPU that has it."""
+    """TF32 for the products of a training in float32, on a CUDA GPU that has it; never for scores."""
+    deterministic: bool = False
+    """Deterministic kernels: on CUDA a resumed run then equals the unbroken one to the bit; slower."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     fsdp: bool = False

@@ -28,6 +28,7 @@ from babyllama.data.words import TERMINATORS, sentences, word_starts, writes_uns
 from babyllama.evaluation.intervals import wilson
 from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
 # The last word and its mark; marks beyond ASCII may stand behind a blank, as the danda often does.
@@ -86,6 +87,7 @@ def too_few(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "accuracy": None, "accuracy_ci": None, "reason": found}
 
 
+@full_float32()
 @torch.inference_mode()
 def completion_accuracy(
     model: Any, tokenizer: Any, items: Sequence[tuple[str, str]], *, window: int, limit: int | None = None

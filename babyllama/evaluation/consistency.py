@@ -30,6 +30,7 @@ from torch import Tensor
 
 from babyllama.evaluation.log_probs import pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.gpu import full_float32
 
 # Plain, child-directed English; the two prompts of a pair ask for the same word. Where the text is in another language,
 # benchmark.py takes only prompts that its user gives.
@@ -76,6 +77,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     return (sum(parts) / 2 / math.log(2)).clamp(0.0, 1.0)
 
 
+@full_float32()
 @torch.inference_mode()
 def next_token_distributions(model: Any, tokenizer: Any, prompts: Sequence[str], *, window: int) -> Tensor:
     """(N, V) float64 next-token probabilities after each prompt (BOS in front, the end kept where it is too long)."""

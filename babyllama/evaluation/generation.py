@@ -21,6 +21,7 @@ from babyllama.data.tokenizer import decode_behind
 from babyllama.data.words import word_starts, writes_unspaced
 from babyllama.data.words import words as split_words
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.gpu import full_float32
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
 TEMPERATURE, TOP_K = 0.8, 50
@@ -35,6 +36,7 @@ class Sample:
     new_tokens: int
 
 
+@full_float32()
 @torch.inference_mode()
 def generate(
     model: Any,

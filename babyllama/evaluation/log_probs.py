@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
 IGNORE = -100
@@ -23,6 +24,7 @@ BLOCK_ROWS = 1024
 BATCH_TOKENS = 8192  # tokens of one forward pass; 4k to 16k are equally fast on 2 cores
 
 
+@full_float32()
 @torch.inference_mode()
 def token_log_probs(model: nn.Module, input_ids: Tensor, targets: Tensor) -> Tensor:
     """Natural-log probability of each target token.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from babyllama.evaluation.log_probs import BATCH_TOKENS, batches_by_length, pad_right, sum_log_probs, target_log_probs
+from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
 PROBE_TOLERANCE = 1e-3  # nats; a mask or positions that are ignored move a score by far more
@@ -75,6 +76,7 @@ def _mask(rows: Sequence[PairRow], width: int, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill(~allowed.unsqueeze(1), torch.finfo(dtype).min)
 
 
+@full_float32()
 @torch.inference_mode()
 def _batch_scores(backbone: Any, head: Any, rows: Sequence[PairRow]) -> Tensor:
     """(B, 2) float64 scores of good and bad."""
@@ -86,12 +88,12 @@ def _batch_scores(backbone: Any, head: Any, rows: Sequence[PairRow]) -> Tensor:
     flat = hidden.reshape(-1, hidden.shape[-1])
     width = ids.shape[1]
     entries = [(n, n * width + i, t, g, b) for n, row in enumerate(rows) for i, t, g, b in row.targets]
-    owner, index, target, good, bad = (torch.tensor(column, device=device) for column in zip(*entries, strict=True))
-    values = target_log_probs(flat[index], target, head).double()
-    scores = torch.zeros(len(rows), 2, dtype=torch.float64, device=device)
+    owner, index, target, good, bad = (torch.tensor(column) for column in zip(*entries, strict=True))
+    values = target_log_probs(flat[index.to(device)], target.to(device), head).double().cpu()
+    scores = torch.zeros(len(rows), 2, dtype=torch.float64)  # added on the CPU: on CUDA in another order each time
     for side, counts in enumerate((good, bad)):
         scores[:, side].index_add_(0, owner, values * counts)
-    return scores.cpu()
+    return scores
 
 
 def honours_mask(model: Any, first: int) -> bool:

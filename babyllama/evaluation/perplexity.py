@@ -20,15 +20,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from babyllama.common.console import say
 from babyllama.common.errors import DataError
 from babyllama.config.schema import Config
 from babyllama.data.documents import Document
 from babyllama.evaluation.intervals import RESAMPLES, bootstrap_ratio
 from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
+from babyllama.models.gpu import free_gpu_memory, is_out_of_memory
+from babyllama.models.loading import load_model
+
+SMALLER_PASSES = 8  # how much less a GPU computes at once where its memory is short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -189,11 +195,44 @@ def _figures(scores: DocumentScores, chosen: np.ndarray, resamples: int, seed: i
 
 
 def score_held_out(
-    config: Config, tokenizer: PreTrainedTokenizerFast, documents: list[Document], model: PreTrainedModel
+    config: Config,
+    tokenizer: PreTrainedTokenizerFast,
+    documents: list[Document],
+    model: PreTrainedModel,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Any]:
     """The held-out documents by the definition of `evaluate.py` (babyllama.evaluation.perplexity), in float32."""
     from babyllama.data.documents import documents_fingerprint
-    from babyllama.evaluation import perplexity
 
-    scores = perplexity.score_documents(model.eval(), tokenizer, documents, window=config.data.seq_length)
-    return perplexity.summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
+    window = config.data.seq_length
+    scores = score_documents(model.eval(), tokenizer, documents, window=window, batch_tokens=batch_tokens)
+    return summarize(scores) | {"held_out_fingerprint": documents_fingerprint(documents)}
+
+
+def score_checkpoint(
+    config: Config, tokenizer: PreTrainedTokenizerFast, documents: list[Document], folder: Path | str, *, device: str
+) -> dict[str, Any]:
+    """Score a saved model on the device it was trained on; where memory is short, in smaller passes, then on the CPU.
+
+    A 97M model's 0.43M held-out tokens are over a minute on 16 CPU cores and a second on a GPU.
+
+    Args:
+        config: Run configuration.
+        tokenizer: The run's.
+        documents: Held-out documents.
+        folder: Folder of the saved model.
+        device: Where to compute.
+    """
+    tries = [(device, BATCH_TOKENS)]
+    if device != "cpu":
+        tries += [(device, BATCH_TOKENS // SMALLER_PASSES), ("cpu", BATCH_TOKENS)]
+    for number, (place, tokens) in enumerate(tries):
+        try:
+            return score_held_out(config, tokenizer, documents, load_model(folder, place), tokens)
+        except Exception as error:
+            if number == len(tries) - 1 or not is_out_of_memory(error):
+                raise
+        free_gpu_memory()
+        following = tries[number + 1]
+        say(f"out of memory on {place} in scoring: going on with {following[1]:,} tokens at once on {following[0]}")
+    raise AssertionError("the last try returns or raises")

@@ -16,12 +16,14 @@ import torch
 from babyllama.data.documents import Document
 from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text, rolling_windows
+from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
 BINS = 15
 MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is then below 0.0025
 
 
+@full_float32()
 @torch.inference_mode()
 def token_statistics(
     model: Any, tokenizer: Any, documents: Sequence[Document], *, window: int, max_tokens: int = MAX_TOKENS

@@ -1,14 +1,19 @@
-"""Attention by matrix products for short sequences on a CPU, under two names that Transformers then knows.
+"""Three implementations of attention under names that Transformers then knows: two for a CPU, one for a GPU.
 
-There torch's `scaled_dot_product_attention` is slow in its backward pass (50 ms a layer of 32 x 128 tokens against 13),
-so the scores are stored and the softmax is ours to arrange. The arithmetic is that of Transformers' eager attention;
-what differs is how it compiles and what is kept for the backward pass:
+On a CPU torch's `scaled_dot_product_attention` is slow in its backward pass (50 ms a layer of 32 x 128 tokens against
+13), so the scores are stored and the softmax is ours to arrange. The arithmetic is that of Transformers' eager
+attention; what differs is how it compiles and what is kept for the backward pass:
 
 * `plain` keeps scores and probabilities, two (B, H, T, T) tensors a layer, as eager attention does.
 * `recompute` keeps neither and computes them once more from query and key, one matrix product in five. For 97M
   parameters and 32 x 128 tokens that is 0.3 GB of 4.1 and no time that could be measured; for 10M it is 1.5% of a step.
 
-Importing this module registers both.
+On a GPU `causal` is Transformers' SDPA without a mask function. With one, Transformers looks for packed sequences in
+the positions in every forward pass: seven kernels and a `.all()` that Python waits for, so that the CPU never runs
+ahead of the GPU. Without one it passes no mask at all, and SDPA takes its causal kernel: the same numbers. It sees no
+padding mask either, which training has no use for: its padding stands behind the text.
+
+Importing this module registers all three.
 """
 
 from __future__ import annotations
@@ -19,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from babyllama.models.hashed_dropout import draw_seeds, dropout_with_seeds, recompute_in_backward
 
-PLAIN, RECOMPUTE = "plain", "recompute"
+PLAIN, RECOMPUTE, CAUSAL = "plain", "recompute", "causal"
 
 
 def attend(
@@ -100,3 +106,4 @@ plain_attention, recomputed_attention = attention, partial(attention, recompute=
 for _name, _function in ((PLAIN, plain_attention), (RECOMPUTE, recomputed_attention)):
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, eager_mask)
+AttentionInterface.register(CAUSAL, sdpa_attention_forward)  # and no mask function under its name: that is the point

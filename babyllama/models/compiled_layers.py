@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+OURS = {attention.PLAIN: "eager", attention.RECOMPUTE: "eager", attention.CAUSAL: "sdpa"}
+"""Our implementations, and what a model gets instead whose attention takes no functions from outside."""
+
+
+def set_attention(model: Any, name: str) -> str:
+    """Give a model an attention implementation, or what it can take of it.
+
+    Args:
+        model: A causal language model, changed in place.
+        name: One of Transformers' names or of ours (attention.py).
+
+    Returns:
+        The name that the model now computes by; an architecture may keep to its own (GPT-J before transformers 5.24).
+    """
+    if hasattr(model, "set_attn_implementation"):
+        takes = name not in OURS or getattr(model, "_supports_attention_backend", False)
+        model.set_attn_implementation(name if takes else OURS[name])
+    return getattr(model.config, "_attn_implementation", None) or name
+
+
 def prepare_layers(model: Any, runtime: Runtime) -> None:
     """Set the attention implementation to `runtime.attention` and compile each layer if `runtime.compile` is "layers".
 
@@ -29,10 +49,7 @@ def prepare_layers(model: Any, runtime: Runtime) -> None:
             attention where the runtime names one of ours.
         runtime: How the run computes.
     """
-    if hasattr(model, "set_attn_implementation"):
-        ours = runtime.attention in (attention.PLAIN, attention.RECOMPUTE)
-        takes = not ours or getattr(model, "_supports_attention_backend", False)
-        model.set_attn_implementation(runtime.attention if takes else "eager")
+    set_attention(model, runtime.attention)
     if runtime.compile != "layers":
         return
     for layer in decoder_layers(model):

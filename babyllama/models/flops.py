@@ -10,22 +10,37 @@ sparsity); a CPU has none worth naming: `tests/speed/train_speed.py` measures it
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-# Dense 16-bit tensor-core rate in FLOP/s by a part of the device's name, from the makers' data sheets.
+# Dense 16-bit tensor-core rate (float32 sums) in FLOP/s by words of the device's name, from the makers' data sheets.
 PEAKS_16_BIT = {
+    "B300": 2250e12,
+    "GB300": 2500e12,
+    "B200": 2250e12,
+    "GB200": 2500e12,
+    "H200 NVL": 836e12,
     "H200": 989e12,
+    "GH200": 989e12,
+    "H100 NVL": 836e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
+    "A40": 150e12,
+    "A30": 165e12,
     "A10G": 70e12,
     "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
     "V100": 125e12,
     "T4": 65e12,
+    "RTX 5090": 210e12,
+    "RTX 5080": 113e12,
     "RTX 4090": 165e12,
+    "RTX 4080": 97e12,
     "RTX 3090": 71e12,
+    "RTX A6000": 155e12,
 }
 
 
@@ -60,5 +75,20 @@ def known_peak(device: str, precision: str) -> float | None:
 
     if not device.startswith("cuda") or precision not in {"bf16", "fp16"}:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((rate for part, rate in PEAKS_16_BIT.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Peak 16-bit FLOP/s of a card by its name, None where the table lacks it.
+
+    Names are compared by whole words, the longest first: an RTX A1000 is no A100, an L40 no L4, an H100 NVL no H100. A
+    laptop's card of the same name is another one.
+
+    >>> peak_of("NVIDIA H100 80GB HBM3"), peak_of("NVIDIA RTX A1000"), peak_of("NVIDIA GeForce RTX 4090 Laptop GPU")
+    (989000000000000.0, None, None)
+    """
+    if "Laptop" in name:
+        return None
+    longest_first = sorted(PEAKS_16_BIT, key=len, reverse=True)
+    found = next((part for part in longest_first if re.search(rf"(?<!\w){part}(?!\w)", name)), None)
+    return None if found is None else PEAKS_16_BIT[found]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,13 @@ from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.glibc_memory import keep_freed_memory
 from babyllama.config.schema import Config, TrainingConfig
+from babyllama.models.gpu import (
+    compile_obstacle,
+    compile_seconds,
+    compiling_saves,
+    compute_deterministically,
+    pinned_gpu,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +60,7 @@ class Runtime:
     keep_freed_memory: bool = True
     tf32: bool = True
     muon_precision: str | None = "bf16"
+    deterministic: bool = False
 
     def line(self) -> str:
         """Return the decision in one line for the terminal."""
@@ -62,6 +70,7 @@ class Runtime:
         each = " each" if threads and several else ""
         off = "" if self.keep_freed_memory else ", freed memory given back"
         off += ", no TF32" if self.device.startswith("cuda") and not self.tf32 else ""
+        off += ", deterministic" if self.deterministic else ""
         muon = f", Muon's iterations in {self.muon_precision}" if self.muon_precision else ""
         chosen = f"{self.device}, {self.precision}{muon}, {self.attention} attention, {compiled}"
         return f"runtime: {chosen}{several}{threads}{each}{off}"
@@ -79,6 +88,8 @@ class Runtime:
 def resolve_device(name: str) -> str:
     """`auto` -> cuda, mps or cpu; anything else is checked for being there.
 
+    `cuda:N` is `cuda` where a training has made it this process's only GPU (`gpu.pin_gpu`).
+
     Raises:
         ConfigError: The device is unknown or absent.
     """
@@ -91,6 +102,8 @@ def resolve_device(name: str) -> str:
         raise ConfigError(f"training.device: {name!r} is not a device. Use auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"training.device: {name}: this machine or this torch has no CUDA GPU. Use --device cpu.")
+    if name == pinned_gpu():
+        return "cuda"
     if kind == "cuda" and ":" in name:
         index = name.split(":")[1]
         if not index.isdigit() or int(index) >= torch.cuda.device_count():
@@ -114,14 +127,25 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     device = resolve_device(training.device)
     precision = _precision(training, device)
     tokens = total_steps * training.batch_size * config.data.seq_length
-    compiling = _compile(training, device, 6.0 * num_parameters * tokens)
+    micro_steps = total_steps * int(training.gradient_accumulation_steps)
+    size = RunSize(6.0 * num_parameters * tokens, micro_steps, config.model.n_layer)
+    compiling = _compile(training, device, size)
     attention = training.attention
     if attention == "auto":
         attention = _attention(device, config.data.seq_length, compiling, num_parameters)
     threads = training.threads or distributed.threads_per_process() or torch.get_num_threads()
-    kept, tf32 = training.keep_freed_memory, training.tf32
-    muon = _muon_precision(device) if training.optimizer == "muon" else None
-    return Runtime(device, precision, attention, compiling, threads, distributed.world_size(), kept, tf32, muon)
+    return Runtime(
+        device,
+        precision,
+        attention,
+        compiling,
+        threads,
+        processes=distributed.world_size(),
+        keep_freed_memory=training.keep_freed_memory,
+        tf32=training.tf32,
+        muon_precision=_muon_precision(device) if training.optimizer == "muon" else None,
+        deterministic=training.deterministic,
+    )
 
 
 def _muon_precision(device: str) -> str:
@@ -135,6 +159,21 @@ def dtype_of(precision: str) -> torch.dtype:
     import torch
 
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What decides whether compiling a run pays.
+
+    Attributes:
+        flops: Model FLOPs of the whole run.
+        micro_steps: Forward and backward passes.
+        layers: Decoder layers.
+    """
+
+    flops: float
+    micro_steps: int
+    layers: int
 
 
 def _precision(training: TrainingConfig, device: str) -> str:
@@ -159,6 +198,8 @@ def _precision(training: TrainingConfig, device: str) -> str:
 
 
 def _attention(device: str, length: int, compiling: str, num_parameters: int) -> str:
+    if device.startswith("cuda"):
+        return "causal"
     if device != "cpu" or length > SHORT_SEQUENCE:
         return "sdpa"
     if compiling == "off":
@@ -207,18 +248,29 @@ def fast_low_precision(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _compile(training: TrainingConfig, device: str, total_flops: float) -> str:
+def _compile(training: TrainingConfig, device: str, size: RunSize) -> str:
     wanted = training.torch_compile
     if wanted is False or device == "mps":
         return "off"
-    if device == "cpu" and not has_cpp_compiler():
+    missing = compiler_missing(device)
+    if missing:
         if wanted is True:
-            say("torch_compile: no C++ compiler was found (install g++): this run is not compiled")
+            say(f"torch_compile: {missing}: this run is not compiled")
         return "off"
     if wanted is True:
         return "layers"
-    rate = CPU_FLOPS_PER_CORE * (os.cpu_count() or 1) if device == "cpu" else 1e14
-    return "layers" if COMPILE_GAIN * total_flops / rate > COMPILE_SECONDS else "off"
+    if device.startswith("cuda"):
+        saved = compiling_saves(COMPILE_GAIN, size.micro_steps, size.layers, size.flops)
+        return "layers" if saved > compile_seconds(cache_home() / "inductor") else "off"
+    rate = CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
+    return "layers" if COMPILE_GAIN * size.flops / rate > COMPILE_SECONDS else "off"
+
+
+def compiler_missing(device: str) -> str | None:
+    """Return what this machine lacks to compile for a device, None where nothing is missing."""
+    if device.startswith("cuda"):
+        return compile_obstacle()
+    return None if has_cpp_compiler() else "no C++ compiler was found (install g++)"
 
 
 def has_cpp_compiler() -> bool:
@@ -239,7 +291,7 @@ def possible(runtime: Runtime) -> bool:
         return False
     if "bf16" in (runtime.precision, runtime.muon_precision) and not _computes_bf16(runtime.device):
         return False
-    compiler = runtime.compile == "off" or runtime.device != "cpu" or has_cpp_compiler()
+    compiler = runtime.compile == "off" or compiler_missing(runtime.device) is None
     return compiler and (runtime.device != "cpu" or runtime.threads <= (os.cpu_count() or 1))
 
 
@@ -248,14 +300,68 @@ def _computes_bf16(device: str) -> bool:
     return device != "cpu" or cpu_has_bf16()
 
 
+def reuse(saved: Runtime | None, decided: Runtime, training: TrainingConfig) -> Runtime:
+    """Return how a resumed run is computed: as its checkpoint was, but for what is set or what this machine lacks.
+
+    Args:
+        saved: The checkpoint's runtime, None at step 0.
+        decided: What would be decided anew.
+        training: Says which keys are set (`auto` is not); a set one wins over the checkpoint, with a line.
+    """
+    if saved is None or saved == decided:
+        return decided
+    if saved.device.startswith("cuda") and decided.device.startswith("cuda"):
+        saved = replace(saved, device=decided.device)  # another card of the same machine
+    if saved.processes != decided.processes:
+        change = f"{saved.processes} -> {decided.processes}"
+        say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
+        saved = replace(saved, processes=decided.processes, threads=decided.threads)
+    if training.device != "auto" and saved.device != decided.device:
+        say(f"device: {saved.device} -> {decided.device}, as training.device says: the resume is not bit-exact")
+        return decided
+    if decided.muon_precision is None:  # older records name one for AdamW too
+        saved = replace(saved, muon_precision=None)
+    changed = _set_otherwise(saved, decided, training)
+    if changed:
+        chosen = replace(saved, **changed)
+        say(f"{saved.changes(chosen)}, as set: the resume is not bit-exact")
+        saved = chosen
+    asked = training.bf16 is True and saved.precision == decided.precision == "bf16"  # slow, as the user wants
+    if not possible(replace(saved, precision="fp32") if asked else saved):
+        change = saved.changes(decided)
+        say(f"this machine cannot compute as the checkpoint did ({change}): the resume is not bit-exact")
+        return decided
+    if saved.device == "cpu" and decided.device != "cpu":
+        say(f"this run began on the CPU and goes on there; --device {decided.device} moves it (not bit-exact)")
+    return saved
+
+
+def _set_otherwise(saved: Runtime, decided: Runtime, training: TrainingConfig) -> dict[str, Any]:
+    """Fields in which a key that is set differs from the checkpoint."""
+    is_set = {
+        "precision": training.bf16 != "auto" or training.fp16 != "auto",
+        "attention": training.attention != "auto",
+        "compile": training.torch_compile != "auto",
+        "deterministic": training.deterministic,
+    }
+    return {k: getattr(decided, k) for k, given in is_set.items() if given and getattr(saved, k) != getattr(decided, k)}
+
+
 def apply(runtime: Runtime) -> None:
-    """Set what belongs to the process: threads, allocator, TF32, the inductor cache's folder."""
+    """Set what belongs to the process: threads, allocator, TF32, determinism, the inductor cache's folder.
+
+    `gpu.restored_settings` around a training puts back what would reach the scores after it.
+    """
     import torch
 
     torch.set_num_threads(runtime.threads)
-    if runtime.keep_freed_memory:
+    if runtime.keep_freed_memory and runtime.device == "cpu":  # beside a GPU each checkpoint's copy would stay resident
         keep_freed_memory()
     if runtime.device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high" if runtime.tf32 else "highest")  # for what stays in float32
+        fast = runtime.tf32 and runtime.precision == "fp32"  # under autocast what stays in float32 is meant so
+        torch.set_float32_matmul_precision("high" if fast else "highest")
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # sums of fp16 products in float32
+    if runtime.deterministic:
+        compute_deterministically()
     if runtime.compile != "off":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))

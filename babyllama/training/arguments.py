@@ -72,7 +72,8 @@ def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_d
     from transformers import TrainingArguments
 
     training, ours = config.training, config.model.type in TABLE
-    return TrainingArguments(
+    on_gpu = runtime.device.startswith("cuda")
+    arguments = TrainingArguments(
         output_dir=str(run_dir),
         per_device_train_batch_size=plan.micro_batch,
         per_device_eval_batch_size=plan.micro_batch,
@@ -94,7 +95,9 @@ def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_d
         save_steps=plan.save_steps,
         save_total_limit=None,
         dataloader_num_workers=training.dataloader_num_workers,
-        dataloader_pin_memory=runtime.device.startswith("cuda"),
+        dataloader_pin_memory=on_gpu,
+        # A blocking copy waits for the GPU twice a micro-batch, and the next batch is gathered while the GPU idles.
+        accelerator_config={"non_blocking": True} if on_gpu else None,
         remove_unused_columns=False,
         average_tokens_across_devices=True,  # the mean over the tokens of the whole batch, as in one process
         # Looking for unused parameters keeps DDP from cutting its buckets anew after the first step: with three or more
@@ -105,3 +108,6 @@ def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_d
         **schedule_arguments(training, plan.total_steps),
         **sharding_arguments(training),
     )
+    if runtime.processes == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else every visible GPU takes a batch by DataParallel: other steps than were planned
+    return arguments

@@ -59,7 +59,7 @@ def training_metrics(
         "train_words": round(epoch * trainer.epoch_words),
         "train_seconds": round(trainer.clock.training_seconds(), 2),
         "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else _logged_speed(trainer),
-        "peak_memory_bytes": peak_memory_bytes(trainer.runtime.device),
+        "peak_memory_bytes": trainer.peak_bytes or peak_memory_bytes(trainer.runtime.device),
         "num_parameters": parameters,
         "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
         "global_step": trainer.state.global_step,

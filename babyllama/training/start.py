@@ -7,7 +7,7 @@ tokenizer before the first step, so that whatever ends the run, the folder says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,20 +80,7 @@ def choose_runtime(config: Config, data: PreparedData, size: int, earlier: Runti
     train_set, _ = packed_datasets(config, data)
     counts = count_steps(config, len(train_set), distributed.world_size())
     decided = rt.decide(config, total_steps=counts.total_steps, num_parameters=size)
-    if earlier is None or earlier == decided:
-        return decided
-    if earlier.processes != decided.processes:
-        change = f"{earlier.processes} -> {decided.processes}"
-        say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
-        earlier = replace(earlier, processes=decided.processes, threads=decided.threads)
-    if decided.muon_precision is None:  # older records name one for AdamW too
-        earlier = replace(earlier, muon_precision=None)
-    asked = config.training.bf16 is True and earlier.precision == decided.precision == "bf16"  # slow, as the user wants
-    if rt.possible(replace(earlier, precision="fp32") if asked else earlier):
-        return earlier
-    change = earlier.changes(decided)
-    say(f"this machine cannot compute as the checkpoint did ({change}): the resume is not bit-exact")
-    return decided
+    return rt.reuse(earlier, decided, config.training)
 
 
 def check_disk(config: Config, size: int, run_dir: Path) -> None:

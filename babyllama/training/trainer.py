@@ -37,6 +37,7 @@ from babyllama.data.packing import PackedDataset
 from babyllama.models import fsdp
 from babyllama.models.flops import flops_per_token, known_peak
 from babyllama.models.fused_loss import IGNORE, shift_labels
+from babyllama.models.gpu import free_gpu_memory
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.training import checkpoints
 from babyllama.training.callbacks import BestKeeper, StepClock, StopOnSignal
@@ -93,6 +94,7 @@ class BabyTrainer(Trainer):
         self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
         self.last_good_checkpoint: Path | None = None
         self.not_finite = False
+        self.peak_bytes: int | None = None  # of the GPU, once it is left
         self.clock = StepClock()
         self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
         peak = known_peak(runtime.device, runtime.precision)
@@ -194,6 +196,17 @@ class BabyTrainer(Trainer):
         if self.training_config.keep == "best" and self.best.best_step != self.state.global_step and folder.is_dir():
             self._take_weights(folder)
             say(f"kept the weights of step {self.best.best_step:,}, the best on the held-out curve")
+
+    def leave_gpu(self) -> None:
+        """Free the GPU for the scores after the training: weights to the CPU, optimizer and graphs gone."""
+        if not self.runtime.device.startswith("cuda") or fsdp.is_sharded(self.model):
+            return
+        self.peak_bytes = int(torch.cuda.max_memory_allocated())
+        self.model.to("cpu")
+        self.optimizer = self.lr_scheduler = None
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.accelerator.free_memory()
+        free_gpu_memory()
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

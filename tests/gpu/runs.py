@@ -61,13 +61,13 @@ def trainer_of(config: Any, callbacks: Sequence[Any] = ()) -> Any:
     from babyllama.data.packing import packed_datasets
     from babyllama.models import runtime as rt
     from babyllama.models.loading import quiet_libraries
-    from babyllama.training.arguments import plan_run
+    from babyllama.training.arguments import count_steps
     from train import build_trainer, create_model, prepare_data
 
     quiet_libraries()
     data = prepare_data(config)
     model = create_model(config, data.tokenizer)
-    steps = plan_run(config, len(packed_datasets(config, data)[0])).total_steps
+    steps = count_steps(config, len(packed_datasets(config, data)[0])).total_steps
     runtime = rt.decide(config, total_steps=steps, num_parameters=sum(p.numel() for p in model.parameters()))
     rt.apply(runtime)
     run_dir = Path(config.logging.output_dir) / config.model.name

@@ -69,13 +69,13 @@ def measure(folder: Path, device: str, documents: list[Any], pairs: list[Any]) -
     """Loss, margins of the pairs, and 40 greedy tokens, by the functions that evaluate.py calls."""
     from babyllama.evaluation.generation import generate
     from babyllama.evaluation.pair_scoring import score_pairs
-    from babyllama.evaluation.perplexity import encode_text, first_context, score_documents
+    from babyllama.evaluation.perplexity import bos_id, encode_text, score_documents
     from evaluate import ModelEvaluator
 
     evaluator = ModelEvaluator(folder, device)
     model, tokenizer = evaluator.model, evaluator.tokenizer
     scored = score_documents(model, tokenizer, documents, window=evaluator.window)
-    first = first_context(tokenizer)
+    first = bos_id(tokenizer)
     goods = encode_text(tokenizer, [pair.good for pair in pairs])
     bads = encode_text(tokenizer, [pair.bad for pair in pairs])
     margins = [good - bad for good, bad in score_pairs(model, list(zip(goods, bads, strict=True)), first)]

@@ -26,6 +26,7 @@ from tests.runs import config_for, corpus, weights
 from train import create_model, train
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +284,7 @@ def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The batch stays 8: 8, then 4, then 2 at a time; the weights are those of a run that was told so."""
-    monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda runtime: True)  # no GPU here
+    monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda device: True)  # no GPU here
     plugins.register_architecture("Hungry", _hungry(2))
     (tmp_path / "plugin.py").write_text("")  # the type is registered here; the config only has to name a plugin
     config = config_for(text, tmp_path, "Hungry", name="halved")
@@ -294,3 +295,67 @@ def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
     told = config_for(text, tmp_path, "Hungry", name="told", gradient_accumulation_steps=4)
     told.plugins = config.plugins
     assert weights(run) == weights(train(told).run_dir)
+
+
+def test_out_of_memory_while_the_model_moves_to_the_gpu_is_met_as_well(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Trainer moves the model (and teachers) before the first step: there, too, the parts are halved."""
+    monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda device: True)  # no GPU here
+    build, calls = train_module.build_trainer, []
+
+    def short(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return build(*arguments)
+
+    monkeypatch.setattr(train_module, "build_trainer", short)
+    config = config_for(text, tmp_path, max_steps=4)
+    result = train(config)
+    assert "going on with training.gradient_accumulation_steps: 2" in capsys.readouterr().out
+    assert (config.training.gradient_accumulation_steps, result.metrics["global_step"]) == (2, 4)
+
+
+def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_path: Path) -> None:
+    """A g++ that is there and cannot compile: one line, and the same weights as a run that was never compiled."""
+    import os
+
+    from babyllama.config.loading import save_config
+
+    broken = tmp_path / "broken-g++"
+    broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    config = config_for(text, tmp_path / "models", max_steps=4, torch_compile=True)
+    save_config(config, tmp_path / "run.yaml")
+    environment = os.environ | {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    command = [sys.executable, "train.py", "--config", str(tmp_path / "run.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "going on without compiling" in done.stdout
+    assert read_json(tmp_path / "models/run/training_metrics.json")["runtime"]["compile"] == "off"
+    eager = train(config_for(text, tmp_path, name="eager", max_steps=4, attention="plain")).run_dir
+    assert weights(tmp_path / "models/run") == weights(eager)  # everything else of the decision stays
+
+
+def test_a_score_that_does_not_fit_goes_on_smaller_and_then_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Path, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from babyllama.data.documents import Document
+    from babyllama.evaluation import perplexity
+
+    load, asked = perplexity.load_model, []
+
+    def loading(folder: Any, device: str) -> Any:
+        asked.append(device)
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(folder, device)
+
+    monkeypatch.setattr(perplexity, "load_model", loading)
+    config = Config(model={"type": "Llama"}, data={"seq_length": 32})
+    documents = [Document("The dog ran to the old house.", "x")]
+    found = perplexity.score_checkpoint(config, tiny_tokenizer, documents, tiny_run, device="cuda")
+    assert asked == ["cuda", "cuda", "cpu"]
+    assert "going on with 8,192 tokens at once on cpu" in capsys.readouterr().out
+    assert found == perplexity.score_checkpoint(config, tiny_tokenizer, documents, tiny_run, device="cpu")

@@ -34,6 +34,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.data.words import word_spans, writes_unspaced
 from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, rolling_windows
+from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
 BITS = 1 / math.log(2)
@@ -210,6 +211,7 @@ def _of_text(text: str, before: int, encoding: Any, values: np.ndarray, has_boun
     return TextSurprisal(text, spans, encoding.tokens[skip:], bits, boundary if correct else None)
 
 
+@full_float32()
 @torch.inference_mode()
 def _token_bits(
     model: Any,

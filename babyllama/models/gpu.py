@@ -1,0 +1,228 @@
+"""What a CUDA GPU needs and a CPU does not: one card a process, float32 that is float32, a compiler that is there.
+
+Every function that decides answers from what torch says of the machine, so that all of it is tested without a card by
+patched answers (tests/models/test_gpu.py); `python -m tests.gpu` shows it on one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from babyllama.common.errors import ConfigError
+
+# Whether compiling pays is decided from estimates for one H100 (docs/performance.md); auto means no more than that.
+EAGER_FLOPS = 4e14  # model FLOP/s of an eager step that the card's arithmetic bounds
+LAUNCHES_PER_LAYER, OTHER_LAUNCHES = 140, 300  # kernels of an eager forward and backward pass; head, clip, optimizer
+LAUNCH_SECONDS = 6e-6
+COLD_COMPILE_SECONDS, WARM_COMPILE_SECONDS = 25.0, 6.0
+
+_pinned: str | None = None
+
+
+def pin_gpu(name: str) -> str:
+    """Make `cuda:N` this process's only GPU, under the name `cuda`.
+
+    HuggingFace's Trainer trains on the first visible GPU (or on all of them), whatever device it is told. So the others
+    are hidden by CUDA_VISIBLE_DEVICES, which counts only until CUDA is initialised.
+
+    Args:
+        name: Device as configured; anything but `cuda:N` comes back as it is.
+
+    Raises:
+        ConfigError: There is no such GPU, CUDA is initialised already, or this process has taken another one.
+    """
+    global _pinned
+    if not name.startswith("cuda:") or name == _pinned:
+        return "cuda" if name == _pinned else name
+    if _pinned is not None:
+        raise ConfigError(f"training.device: {name}: this process trains on {_pinned} already; start another one")
+    index, count = name.split(":")[1], visible_gpus()
+    if not index.isdigit() or int(index) >= count:
+        raise ConfigError(f"training.device: {name}: there are {count} GPUs, counted from 0.")
+    if count == 1:
+        return "cuda"
+    if cuda_initialized():
+        raise ConfigError(
+            f"training.device: {name}: CUDA is in use in this process already, so it can no longer be given one GPU. "
+            f"Set CUDA_VISIBLE_DEVICES={index} before it starts, and training.device: cuda."
+        )
+    given = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    os.environ["CUDA_VISIBLE_DEVICES"] = given[int(index)] if int(index) < len(given) else index
+    _pinned = name
+    return "cuda"
+
+
+def pinned_gpu() -> str | None:
+    """Return the `cuda:N` that `pin_gpu` made this process's only GPU, None where it has not."""
+    return _pinned
+
+
+def visible_gpus() -> int:
+    """Return the number of CUDA GPUs; torch asks the driver's library, which does not initialise CUDA."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cuda_initialized() -> bool:
+    """Return whether CUDA is up in this process, after which hiding GPUs has no effect."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute what is inside in the precision of its tensors: no TF32, no autocast, whatever a training has set before.
+
+    TF32 keeps 10 bits of a product's factors (relative errors about 3e-4); a score has to agree to 1e-6 between two
+    commands, one of which has trained in the same process. Also a decorator: `@full_float32()`.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with ExitStack() as off:
+            for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                off.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Put back, when a training is left, what it set for the whole process: TF32, determinism, fp16 reductions."""
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    reductions = torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    inductor = _inductor_deterministic()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = reductions
+        if inductor is not None:
+            _set_inductor_deterministic(inductor)
+
+
+def compute_deterministically() -> None:
+    """Make CUDA's sums come out alike in every run: deterministic kernels, cuBLAS's fixed workspace, no timed choices.
+
+    Flash attention's backward pass adds atomically beyond one key block, cuBLAS splits sums by free workspace, and
+    Inductor picks reductions by timing them: each changes last bits from run to run.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
+    if _inductor_deterministic() is not None:
+        _set_inductor_deterministic(True)
+
+
+def _inductor_deterministic() -> bool | None:
+    """Inductor's own switch, None where this torch has none (2.11) or Inductor is not loaded."""
+    config = sys.modules.get("torch._inductor.config")
+    return getattr(config, "deterministic", None)
+
+
+def _set_inductor_deterministic(value: bool) -> None:
+    import torch._inductor.config as config
+
+    config.deterministic = value
+
+
+def compile_obstacle() -> str | None:
+    """Return what torch.compile lacks for a CUDA GPU on this machine, None where nothing is missing.
+
+    Inductor writes Triton kernels, and Triton builds its launcher in C at run time: it needs Triton (there is none for
+    Windows), a card that Triton supports, a C compiler and Python's headers (slim images have neither).
+    """
+    from torch.utils._triton import has_triton
+
+    if not has_triton():
+        return "Triton is not there, or does not support this GPU (pip install triton)"
+    if not any(name and shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang")):
+        return "no C compiler was found (install gcc)"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "Python.h was not found (install python3-dev)"
+    return None
+
+
+def compiling_saves(gain: float, micro_steps: int, layers: int, total_flops: float) -> float:
+    """Estimate the seconds that compiling saves in a whole run.
+
+    An eager step takes what its arithmetic takes, or what launching its kernels takes, whichever is longer: llama-10M
+    with 4,096 tokens is 0.4 ms of the one and 7 ms of the other.
+
+    Args:
+        gain: Share of an eager step that compiling saves.
+        micro_steps: Forward and backward passes of the run.
+        layers: Decoder layers.
+        total_flops: Model FLOPs of the run.
+
+    >>> round(compiling_saves(0.3, 10_000, layers=6, total_flops=0.0), 1)
+    20.5
+    """
+    launching = micro_steps * (LAUNCHES_PER_LAYER * layers + OTHER_LAUNCHES) * LAUNCH_SECONDS
+    return gain * max(total_flops / EAGER_FLOPS, launching)
+
+
+def compile_seconds(cache: Path) -> float:
+    """Estimate how long compiling takes, by whether the cache of compiled code holds anything.
+
+    Args:
+        cache: Inductor's cache folder.
+    """
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache))
+    warm = folder.is_dir() and any(folder.iterdir())
+    return WARM_COMPILE_SECONDS if warm else COLD_COMPILE_SECONDS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether torch could not get memory, on a GPU or on the CPU.
+
+    cuBLAS and a driver that runs out below torch's allocator say so in words of their own.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return any(part in text for part in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of m"))
+
+
+def is_compile_error(error: BaseException) -> bool:
+    """Return whether an error, or what caused it, comes from torch's compiler or from Triton."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch", "triton")):
+            return not is_out_of_memory(error)
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def free_gpu_memory() -> None:
+    """Let go of what a failed step held: tensors in cycles, cached blocks, compiled graphs, the peak's mark."""
+    import gc
+
+    import torch
+
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
