@@ -32,7 +32,8 @@ from babyllama.data.cleaners import (
     DomainCleaners,
     create_cleaner_registry,
     domain_of,
-    remove_speaker_labels,
+    spell_turns,
+    spelling_key,
 )
 from babyllama.data.corpus import (
     CorpusText,
@@ -45,7 +46,7 @@ from babyllama.data.corpus import (
     train_on,
     unfinished,
 )
-from babyllama.data.documents import DIALOGUES, Document, explain_rule
+from babyllama.data.documents import Document, explain_rule
 from babyllama.data.prepared import PreparedData, cleaner_names, path_content, path_key
 from babyllama.data.splits import at_most_words, bounded_share, hold_out
 from babyllama.data.text_shards import TRAIN
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DataProcessor", "DomainCleaners", "PreparedData", "clean_folder", "create_cleaner_registry"]
 
-LABELLED = DIALOGUES | {"childes", "aochildes", "open_subtitles", "default"}
 DISK_SHARE = 2  # of the files' size: cleaned text, pieces of tokens and the tokens, before all but the last go
 
 
@@ -96,9 +96,7 @@ class DataProcessor:
         """Return a text cleaned by its domain's rules, and freed of speaker labels where the config says so."""
         if self.data.clean:
             text = self.cleaners.get(domain, self.cleaners["default"])(text)
-        if self.data.speaker_labels == "remove" and (domain in LABELLED or domain not in self.cleaners):
-            text = remove_speaker_labels(text)
-        return text.strip("\n")
+        return spell_turns(text, domain, self.data, known=domain in self.cleaners).strip("\n")
 
     def _documents(self, path: str, split: str) -> Iterator[Document]:
         return self._cleaned(self._read(path, split))
@@ -213,6 +211,7 @@ class DataProcessor:
         data = self.data
         parts: list[Any] = [CLEANER_VERSION, data.clean, data.speaker_labels, data.encoding_errors, data.max_words]
         parts += [data.text_key] if data.text_key != "text" else []
+        parts += spelling_key(data)
         parts += [cleaner_names(self.cleaners), path_content(data.train_path, "train", self.cache_dir(), data)]
         path = self._own_eval_path()
         parts += [self._holdout()] if path is None else [path_content(path, "eval", self.cache_dir(), data)]

@@ -31,6 +31,7 @@ from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
 from babyllama.models.compiled_layers import prepare_forward
+from babyllama.models.residual_dropout import add_residual_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,6 +90,7 @@ def train(
     from babyllama.plugins import load_plugins
     from babyllama.training.folder_lock import run_lock
     from babyllama.training.out_of_memory import train_within_memory
+    from babyllama.training.recipes.cooldown import trunk_folder
     from babyllama.training.run_folder import guard_run
     from babyllama.training.start import find_start
     from babyllama.training.stop_signals import StopSignals
@@ -112,7 +114,8 @@ def train(
             if distributed.on_rank_zero(lambda: guard_run(run_dir, fingerprint, **asked)) == "finished":
                 metrics = distributed.on_rank_zero(lambda: read_json(run_dir / TRAINING_METRICS))
                 return TrainResult(run_dir, metrics, already_finished=True)
-            start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint))
+            trunk = trunk_folder(config)
+            start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint, trunk))
 
             # 3. to 6. How to compute, model, Trainer, training; again in smaller parts where a GPU's memory ends.
             def attempt(start: Start) -> BabyTrainer:
@@ -198,6 +201,7 @@ def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
     from babyllama.data.tokenizer import tokenizer_fingerprint
     from babyllama.plugins import plugin_hashes
     from babyllama.research.curriculum import curriculum_fingerprint
+    from babyllama.training.recipes.cooldown import cooldown_fingerprint
 
     found = training_fingerprint(config, data.fingerprint, tokenizer_fingerprint(data.tokenizer))
     if config.distillation:
@@ -205,7 +209,8 @@ def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
 
         plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
         found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
-    return {**found, **curriculum_fingerprint(config), "plugins": plugin_hashes(config.plugins)}
+    found |= curriculum_fingerprint(config) | cooldown_fingerprint(config)
+    return {**found, "plugins": plugin_hashes(config.plugins)}
 
 
 def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
@@ -270,6 +275,7 @@ def build_trainer(
     from babyllama.research.milestones import add_milestones
     from babyllama.training.arguments import count_steps, training_arguments
     from babyllama.training.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
+    from babyllama.training.recipes.averages import add_averages
     from babyllama.training.trainer import BabyTrainer
 
     train_set, valid_set = packed_datasets(config, data)
@@ -277,6 +283,7 @@ def build_trainer(
     for note in plan.notes:
         say(note)
     train_set = apply_curriculum(config, data, train_set, plan.total_steps, run_dir)
+    add_residual_dropout(model, config.model.resid_pdrop, runtime)
     prepare_forward(model, runtime)
     sums = None
     if config.distillation:
@@ -301,6 +308,7 @@ def build_trainer(
     trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
     trainer.add_callback(trainer.best)
+    add_averages(trainer, config)
     for callback in own_callbacks(config):
         trainer.add_callback(callback)
     add_milestones(trainer, config, data, run_dir, plan.total_steps)
@@ -318,8 +326,11 @@ def save_and_score(
         The content of training_metrics.json.
     """
     from babyllama.models import fsdp
+    from babyllama.training.recipes.averages import save_averages
+    from babyllama.training.trainer import packed_loss
 
     trainer.restore_best_if_asked(run_dir)
+    save_averages(trainer, data.tokenizer, run_dir, lambda: packed_loss(trainer, trainer.curve_chunks))
     weights = fsdp.whole_weights(trainer.model) if fsdp.is_sharded(trainer.model) else None
 
     def on_rank_zero() -> dict[str, Any]:

@@ -99,6 +99,7 @@ def cross_checks(config: Config, source: str) -> list[str]:
             f"training.gradient_accumulation_steps: {t.gradient_accumulation_steps} does not divide batch_size "
             f"{t.batch_size}; these do: {divisors}"
         )
+    problems += _recipe_checks(config)
     if t.fp16 is True and t.bf16 is True:
         problems.append("training.fp16, training.bf16: both true; choose one")
     if m.max_position_embeddings is not None and m.max_position_embeddings < config.data.seq_length:
@@ -106,6 +107,20 @@ def cross_checks(config: Config, source: str) -> list[str]:
             f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"
         )
     return [f"{source}: {problem}" for problem in problems]
+
+
+def _recipe_checks(config: Config) -> list[str]:
+    t, cut, found = config.training, config.data.segment_tokens, []
+    if t.keep == "ema" and not t.ema_decay:
+        found.append("training.keep: ema: there is no average: set training.ema_decay, e.g. 0.999")
+    if t.ema_decay and t.fsdp:
+        found.append("training.ema_decay: not with training.fsdp: an average needs whole weights")
+    if t.decay_from and t.lr_scheduler != "wsd":
+        found.append(f"training.decay_from: a cooldown decays: lr_scheduler wsd, not {t.lr_scheduler}")
+    if cut and not 2 <= cut[0] <= cut[1] <= config.data.seq_length:
+        length = config.data.seq_length
+        found.append(f"data.segment_tokens: {list(cut)}: shortest and longest, from 2 to seq_length {length}")
+    return found
 
 
 def _curriculum_checks(config: Config) -> list[str]:

@@ -32,8 +32,14 @@ BOOKKEEPING = {
         "keep_freed_memory",
         "tf32",
         "deterministic",
+        "decay_from",  # the checkpoint's content counts (babyllama/training/recipes/cooldown.py)
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
+}
+# Keys that runs made before they existed do not have: they count where they are not at their default.
+ADDED = {
+    "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise"},
+    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay"},
 }
 LENGTH = ("training.num_epochs", "training.max_steps")
 
@@ -46,9 +52,14 @@ def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_finger
         for section in ("data", "model", "training")
         for key, value in plain[section].items()
         if key not in BOOKKEEPING[section]
+        and not (key in ADDED.get(section, ()) and value == _default(config, section, key))
     }
     sharded = {"training.fsdp": True} if config.training.fsdp else {}  # older runs' fingerprints do not have the key
     return {**found, **sharded, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
+
+
+def _default(config: Config, section: str, key: str) -> Any:
+    return type(getattr(config, section)).model_fields[key].default
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ RUN_FINGERPRINT = "run_fingerprint.json"
 MODEL_CARD = "README.md"
 WANDB_ID = "wandb_id.txt"
 CURRICULUM = "curriculum.json"
+AVERAGES, AVERAGES_FILE = "ema_", "weight_averages.safetensors"  # folders of a run; a file of each checkpoint
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"

@@ -37,6 +37,17 @@ def _milestones(value: Any) -> Any:
     return value if value is None else [parse_count(value)]
 
 
+def _decays(value: Any) -> Any:
+    """One decay or a list of them, each above 0 and below 1; sorted, without repeats."""
+    value = _read_as_meant(value)
+    if value is None:
+        return None
+    found = sorted({float(item) for item in (value if isinstance(value, list) else [value])})
+    if not all(0 < decay < 1 for decay in found):
+        raise ValueError("a decay lies above 0 and below 1, e.g. 0.999")
+    return found or None
+
+
 AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
 
 
@@ -77,6 +88,16 @@ class DataConfig(Section):
     """Clean the text by its domain's rules (see cleaners.py)."""
     speaker_labels: Literal["keep", "remove"] = "keep"
     """Speaker labels in dialogue (`*MOT:`, `A:`)."""
+    spelling: Literal["as_is", "sentence"] = "as_is"
+    """Spelling of transcripts; sentence: CHILDES with capitals and attached punctuation, a blank for a label's tab."""
+    reshuffle_documents: bool = False
+    """Join the documents in a new order in each epoch (false: one order, only the cut points move)."""
+    segment_tokens: Optional(tuple[int, int]) = None
+    """Cut documents at sentence ends, anew in each epoch, into `<s> ... </s>` of about [shortest, longest] tokens."""
+    segment_share: float = Field(1.0, gt=0, le=1)
+    """Share of the documents that segment_tokens cuts."""
+    input_noise: float = Field(0.0, ge=0, lt=1)
+    """Share of input tokens replaced in training, half by random tokens and half by `<pad>`; labels stay."""
     random_offset: bool = True
     """Shift the cut points between chunks anew in each epoch, reproducibly."""
     max_words: Optional(Annotated[int, Field(ge=1)]) = None
@@ -115,7 +136,7 @@ class ModelConfig(Section):
     tie_word_embeddings: Optional(bool) = None
     """Share input and output embeddings; unset: yes for GPT2, no for Llama and GPTJ."""
     resid_pdrop: float = Field(0.0, ge=0, lt=1)
-    """Dropout after attention and feed-forward (GPT2, GPTJ)."""
+    """Dropout after attention and feed-forward."""
     embd_pdrop: float = Field(0.0, ge=0, lt=1)
     """Dropout after the embeddings (GPT2, GPTJ)."""
     attn_pdrop: float = Field(0.0, ge=0, lt=1)
@@ -151,6 +172,14 @@ class TrainingConfig(Section):
     """Share of the run in which wsd decays to zero."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay (matrices only)."""
+    embedding_weight_decay: Optional(Annotated[float, Field(ge=0)]) = None
+    """Weight decay of embeddings and head; unset: weight_decay. Rows of rare words decay between sightings."""
+    cautious_weight_decay: bool = False
+    """Decay an entry only where the update shrinks it, too."""
+    ema_decay: Annotated[float | list[float] | None, BeforeValidator(_decays)] = None
+    """Keep an exponential average of the weights with this decay a step, or several; saved as ema_* in the run."""
+    decay_from: Optional(str) = None
+    """Begin as the cooldown of another run: its checkpoint folder, written under lr_scheduler constant."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's decay of the first moment."""
     adam_beta2: float = Field(0.95, ge=0, lt=1)
@@ -191,8 +220,8 @@ class TrainingConfig(Section):
     """Checkpoints kept (never below two complete ones)."""
     save_words: Annotated[list[int | str] | str | None, BeforeValidator(_milestones)] = None
     """Words seen at which the model is saved as `chck_1M` ...: [1M, 2M, 5M], or a schedule of config/milestones."""
-    keep: Literal["last", "best"] = "last"
-    """Which weights become the run's model: the last, or the best on the held-out curve."""
+    keep: Literal["last", "best", "ema"] = "last"
+    """Which weights become the run's model: the last, the best on the held-out curve, or the average of ema_decay."""
     dataloader_num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is as fast, the loader needs no help (docs/performance.md)."""
 

@@ -12,11 +12,18 @@ import html
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from babyllama.config.schema import DataConfig
+from babyllama.data.documents import DIALOGUES
 from babyllama.plugins import CLEANERS
 
 CLEANER_VERSION = 2
+SPELLING_VERSION = 1  # part of the cache's key where data.spelling is set
 Cleaner = Callable[[str], str]
+
+TRANSCRIPTS = {"childes", "aochildes"}
+LABELLED = DIALOGUES | TRANSCRIPTS | {"open_subtitles", "default"}
 
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
 _TRAILING = re.compile(r"[ \t\u00a0]+$", re.M)
@@ -47,6 +54,12 @@ _ITALICS = re.compile(r"(?<![\w_])_([^_\n]+(?:\n[^_\n]+){0,3})_(?![\w_])")
 _ILLUSTRATION = re.compile(r"^\s*\[(?:illustration|footnote|transcriber)[^\]]*\]\s*$\n?", re.M | re.I)
 _GUTENBERG_LINE = re.compile(r"^.*\*\*\* ?(?:START|END) OF (?:THE|THIS) PROJECT GUTENBERG.*$\n?", re.M)
 _LABEL = re.compile(r"^(?:\*[A-Z0-9]{2,4}|[A-Z]{1,12}\d{0,3}|[A-Z][a-z]{2,11}):(?:[ \t]+|$)", re.M)
+_LABEL_TAB = re.compile(r"^((?:\*[A-Z0-9]{2,4}|[A-Z]{1,12}\d{0,3}|[A-Z][a-z]{2,11}):)\t", re.M)
+_GAP_BEFORE_MARK = re.compile(r"(?<=\S) +(?=[.?!,;:](?:\s|$))", re.M)
+_FIRST_LETTER = re.compile(
+    r"(^(?:(?:\*[A-Z0-9]{2,4}|[A-Z]{1,12}\d{0,3}):[ \t]+)?[\"'(“‘]?|(?<!\.\w)[.?!] +[\"'(“‘]?)([^\W\d_])", re.M
+)
+_LONE_I = re.compile(r"(?<![\w'’-])i(?=(?:['’](?:m|ll|ve|d|s)\b)|[\s.,?!;:]|$)", re.M)
 _PENN = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "``": '"', "''": '"'}
 _PENN_TOKEN = re.compile("|".join(map(re.escape, _PENN)))
 
@@ -63,6 +76,51 @@ def clean_common(text: str) -> str:
 def remove_speaker_labels(text: str) -> str:
     """Drop `*MOT:`, `A:`, `USER:` at line starts."""
     return _LABEL.sub("", text)
+
+
+def spell_labels(text: str) -> str:
+    r"""Put a blank for the tab behind a speaker label.
+
+    >>> spell_labels("A:\tyes .\nUSER:\tno\n a:\tb")
+    'A: yes .\nUSER: no\n a:\tb'
+    """
+    return _LABEL_TAB.sub(r"\1 ", text)
+
+
+def spell_sentences(text: str) -> str:
+    r"""Spell CHILDES-like utterances as written English: capitals, attached punctuation, `I`.
+
+    A sentence begins with a capital (behind a speaker label, too), a mark stands at the word before it, and the pronoun
+    `i` is `I`. Names stay as they are: transcripts write them with capitals.
+
+    >>> spell_sentences("*MOT:\tis that a bird ?\nwell , i think it's a lamb .\ni'm here .")
+    "*MOT:\tIs that a bird?\nWell, I think it's a lamb.\nI'm here."
+    """
+    text = _LONE_I.sub("I", _GAP_BEFORE_MARK.sub("", text))
+    return _FIRST_LETTER.sub(lambda found: found[1] + found[2].upper(), text)
+
+
+def spell_turns(text: str, domain: str, data: DataConfig, *, known: bool) -> str:
+    """Spell cleaned text as `data.speaker_labels` and `data.spelling` say.
+
+    Args:
+        text: Cleaned text.
+        domain: Domain of the text.
+        data: The config's `data` section.
+        known: Whether the domain has rules of its own; one without may have labels.
+    """
+    labelled = domain in LABELLED or not known
+    if data.speaker_labels == "remove" and labelled:
+        text = remove_speaker_labels(text)
+    if data.spelling == "sentence":
+        text = spell_labels(text) if labelled else text
+        text = spell_sentences(text) if domain in TRANSCRIPTS else text
+    return text
+
+
+def spelling_key(data: DataConfig) -> list[Any]:
+    """What of the spelling the cache's key depends on; nothing where it is off, as in keys made before it was there."""
+    return [] if data.spelling == "as_is" else [data.spelling, SPELLING_VERSION]
 
 
 class DomainCleaners:

@@ -7,6 +7,10 @@ the cut points anew in each epoch, the number of chunks never changes, and only 
     documents  <s> a b </s>   <s> c </s>          N = 7 tokens, chunks of T = 3, o = 2
     stream     b </s> <s> | c </s> <s> | a . .     '.' is padding, its label -100
 
+Off by default, and each in babyllama/data/variation: another order of the documents in each epoch, documents cut at
+sentence ends into segments (then an epoch's stream has other tokens than the stored ones and its end is padded to the
+number of chunks of the first epoch), and noise on the input tokens.
+
 A batch is gathered by NumPy in one go (no Python per row): 8 to 20 million tokens a second, so the loader never holds
 up a training (`python -m tests.speed.data_speed`).
 """
@@ -22,12 +26,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from babyllama.data.token_store import TokenSplit
+from babyllama.data.variation.input_noise import InputNoise
+from babyllama.data.variation.layout import Layout, whole_documents
+from babyllama.data.variation.segments import Segmenter
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
     from babyllama.data.prepared import PreparedData
 
 IGNORE = -100
+_ORDER = 2  # keeps the draws of an epoch's order apart from those of its offset
 
 
 class PackedDataset(Dataset):  # type: ignore[type-arg]
@@ -41,6 +49,9 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         shuffle: Read the documents in a seeded order (the same in every epoch).
         random_offset: Move the cut points with each epoch.
         multiple_of: Fill up with all-padding chunks to a multiple of this (a full last batch keeps shapes static).
+        reshuffle: Read the documents in another seeded order in each epoch from the second on.
+        segments: Cuts the documents anew in each epoch; its pieces have an order of their own.
+        noise: Replaces some of the input tokens.
     """
 
     def __init__(
@@ -53,32 +64,48 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         shuffle: bool = False,
         random_offset: bool = False,
         multiple_of: int = 1,
+        reshuffle: bool = False,
+        segments: Segmenter | None = None,
+        noise: InputNoise | None = None,
     ) -> None:
-        self.tokens = split.tokens
-        self.total = len(split.tokens)
+        self.tokens, self.starts = split.tokens, split.starts
         self.seq_length = seq_length
         self.pad_id = pad_id
         self.seed = seed
         self.random_offset = random_offset
-        chunks = -(-self.total // seq_length)
+        self.shuffle, self.reshuffle, self.segments, self.noise = shuffle, reshuffle, segments, noise
+        self._layouts: dict[int, Layout] = {}
+        self._room: int | None = None  # tokens of all chunks, once the first epoch has told their number
+        chunks = -(-self.layout(0).total // seq_length)
         self.chunks = -(-chunks // multiple_of) * multiple_of
-        self._arrange(split.starts, shuffle)
-        self.offset = self.epoch = 0
+        self._room = self.chunks * seq_length
         self.set_epoch(0)
 
-    def _arrange(self, starts: np.ndarray, shuffle: bool) -> None:
-        """Where each document of the stream's order begins in the stream and on disk."""
-        lengths = np.diff(starts)
-        order = np.arange(len(lengths))
-        if shuffle:
-            np.random.Generator(np.random.PCG64(self.seed)).shuffle(order)
-        self.documents = order  # on disk, in the stream's order
-        self._ends = np.cumsum(lengths[order])  # stream position behind each document
-        self._shift = starts[:-1][order] - (self._ends - lengths[order])  # disk position minus stream position
+    def layout(self, epoch: int) -> Layout:
+        """The stream of an epoch; the two used last are kept."""
+        number = epoch if self.reshuffle or self.segments is not None else 0
+        if number not in self._layouts:
+            kept = list(self._layouts.items())[-1:]
+            self._layouts = dict([*kept, (number, self._arrange(number))])
+        return self._layouts[number]
+
+    def _arrange(self, epoch: int) -> Layout:
+        if self.segments is not None:
+            return Layout(self.segments.pieces(epoch, self._room), self.starts)
+        order = np.arange(len(self.starts) - 1)
+        if self.shuffle:
+            seed = [self.seed, epoch, _ORDER] if epoch else self.seed  # the first epoch's order is the one of all
+            np.random.Generator(np.random.PCG64(seed)).shuffle(order)
+        return Layout(whole_documents(self.starts, order), self.starts)
+
+    @property
+    def total(self) -> int:
+        """Tokens of the current epoch's stream."""
+        return self.current.total
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's first position, a function of seed and epoch alone."""
-        self.epoch, self.offset = epoch, self.offset_of(epoch)
+        self.epoch, self.offset, self.current = epoch, self.offset_of(epoch), self.layout(epoch)
 
     def offset_of(self, epoch: int) -> int:
         """Return position in the stream at which an epoch begins."""
@@ -86,10 +113,9 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
             return 0
         return int(np.random.Generator(np.random.PCG64([self.seed, epoch])).integers(self.seq_length))
 
-    def disk_places(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where positions of the stream lie on disk, and the numbers of their documents; both of `stream`'s shape."""
-        found = np.searchsorted(self._ends, stream, side="right")
-        return stream + self._shift[found], self.documents[found]
+    def layout_key(self, epoch: int) -> tuple[int, int]:
+        """What decides which tokens the chunks of an epoch hold: equal for epochs whose chunks are equal."""
+        return self.offset_of(epoch), epoch if self.reshuffle or self.segments is not None else 0
 
     def __len__(self) -> int:
         """Return chunks of an epoch, the all-padding ones included."""
@@ -106,15 +132,16 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         places = np.asarray(indices, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)  # (B, T)
         real = places < self.total
         stream = (places + self.offset) % self.total
-        documents = np.searchsorted(self._ends, stream, side="right")
-        ids = self.tokens[stream + self._shift[documents]].astype(np.int64)
+        on_disk, _, begins = self.current.places(stream)
+        ids = self.tokens[on_disk].astype(np.int64)
+        if begins is not None:
+            ids = np.where(begins, self.segments.twins[ids], ids)
+        given = ids if self.noise is None else self.noise.of(ids, self.epoch, places)
         if real.all():
-            tokens = torch.from_numpy(ids)
-            return {"input_ids": tokens, "labels": tokens.clone()}
-        labels = np.where(real, ids, IGNORE)
+            return {"input_ids": torch.from_numpy(given), "labels": torch.from_numpy(ids.copy())}
         return {
-            "input_ids": torch.from_numpy(np.where(real, ids, self.pad_id)),
-            "labels": torch.from_numpy(labels),
+            "input_ids": torch.from_numpy(np.where(real, given, self.pad_id)),
+            "labels": torch.from_numpy(np.where(real, ids, IGNORE)),
         }
 
 
@@ -140,14 +167,22 @@ def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[An
 
 def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
     """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
-    length, pad = config.data.seq_length, data.tokenizer.pad_token_id
+    length, pad, keys, seed = config.data.seq_length, data.tokenizer.pad_token_id, config.data, config.training.seed
+    segments = None
+    if keys.segment_tokens is not None:
+        shortest, longest = keys.segment_tokens
+        sizes = {"shortest": shortest, "longest": longest, "share": keys.segment_share}
+        segments = Segmenter(data.train, data.tokenizer, **sizes, seed=seed)
     train_set = PackedDataset(
         data.train,
         length,
         pad_id=pad,
-        seed=config.training.seed,
+        seed=seed,
         shuffle=True,
-        random_offset=config.data.random_offset,
+        random_offset=keys.random_offset,
         multiple_of=config.training.batch_size,
+        reshuffle=keys.reshuffle_documents,
+        segments=segments,
+        noise=InputNoise(keys.input_noise, data.tokenizer, seed) if keys.input_noise else None,
     )
     return train_set, PackedDataset(data.valid, length, pad_id=pad)

@@ -1,6 +1,7 @@
 """The three architectures as a table: config keys -> a HuggingFace model config -> a model with random weights.
 
-Llama (arXiv 2302.13971): rotary positions, RMSNorm, SwiGLU, no biases, no dropout but on attention weights.
+Llama (arXiv 2302.13971): rotary positions, RMSNorm, SwiGLU, no biases; its only dropout is on attention weights, so
+dropout after attention and feed-forward is laid over it in training (residual_dropout.py).
 GPT-2: learned positions, LayerNorm, GELU. GPT-J: rotary positions, attention and feed-forward in parallel, a head with
 a bias. What is saved loads in plain `AutoModelForCausalLM`.
 
@@ -148,10 +149,8 @@ def build_model(config: Config, tokenizer: Any) -> PreTrainedModel:
 
 
 def ignored_dropouts(config: Config) -> list[str]:
-    """Keys of `model` that are set although the architecture has no such dropout (Llama has only attn_pdrop)."""
-    if config.model.type != "Llama":
-        return []
-    return [f"model.{key}" for key in ("resid_pdrop", "embd_pdrop") if getattr(config.model, key) > 0]
+    """Keys of `model` that are set although the architecture has no such dropout (Llama: none after the embeddings)."""
+    return ["model.embd_pdrop"] if config.model.type == "Llama" and config.model.embd_pdrop > 0 else []
 
 
 def count_parameters(config: Config, vocab_size: int) -> int:

@@ -176,7 +176,7 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
 
     def difficulties(self, epoch: int) -> np.ndarray:
         """(n,) difficulty of each example; those of packed chunks change with the cut points."""
-        key = self.dataset.offset_of(epoch) if hasattr(self.dataset, "offset_of") else None
+        key = self.dataset.layout_key(epoch) if hasattr(self.dataset, "layout_key") else None
         if self._difficulties is None or self._difficulties[0] != key:
             if hasattr(self.difficulty_fn, "of_dataset"):
                 found = self.difficulty_fn.of_dataset(self.dataset, epoch)

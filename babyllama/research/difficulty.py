@@ -53,12 +53,12 @@ class ChunkDifficulty:
 
     def of_dataset(self, dataset: PackedDataset, epoch: int) -> np.ndarray:
         """(chunks,) float64: the chunks of an epoch; infinite for a chunk of nothing but padding."""
-        length, offset = dataset.seq_length, dataset.offset_of(epoch)
+        length, offset, layout = dataset.seq_length, dataset.offset_of(epoch), dataset.layout(epoch)
         sums, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
         step = max(BLOCK_TOKENS // length, 1) * length
-        for start in range(0, dataset.total, step):
-            stream = (np.arange(start, min(start + step, dataset.total)) + offset) % dataset.total
-            places, documents = dataset.disk_places(stream)
+        for start in range(0, layout.total, step):
+            stream = (np.arange(start, min(start + step, layout.total)) + offset) % layout.total
+            places, documents, _ = layout.places(stream)
             text = ~self.special[self.split.tokens[places]]
             chunks = np.arange(start, start + len(stream)) // length
             values = np.where(text, self.values(places, documents), 0.0)

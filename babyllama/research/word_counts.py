@@ -92,16 +92,24 @@ class WordCounter:
     """
 
     def __init__(self, dataset: PackedDataset, split: TokenSplit, tokenizer: Any) -> None:
-        self.dataset = dataset
-        begins = word_begins(split, tokenizer)
-        self.stream = np.empty_like(begins)  # in the order in which the documents are joined
-        for start in range(0, len(begins), BLOCK_TOKENS):
-            part = np.arange(start, min(start + BLOCK_TOKENS, len(begins)))
-            self.stream[start : start + len(part)] = begins[dataset.disk_places(part)[0]]
+        self.dataset, self.begins = dataset, word_begins(split, tokenizer)
+        self._stream: tuple[int, np.ndarray] | None = None  # of the layout used last
 
     def of_chunks(self, epoch: int) -> np.ndarray:
         """(chunks,) int64: words that begin in each chunk of an epoch."""
-        offset, length = self.dataset.offset_of(epoch), self.dataset.seq_length
-        padding = np.zeros(len(self.dataset) * length - len(self.stream), dtype=np.uint8)
-        turned = np.concatenate([self.stream[offset:], self.stream[:offset], padding])
+        offset, layout = self.dataset.layout_key(epoch)
+        if self._stream is None or self._stream[0] != layout:
+            self._stream = layout, self._in_stream_order(epoch)
+        stream, length = self._stream[1], self.dataset.seq_length
+        padding = np.zeros(len(self.dataset) * length - len(stream), dtype=np.uint8)
+        turned = np.concatenate([stream[offset:], stream[:offset], padding])
         return turned.reshape(-1, length).sum(axis=1, dtype=np.int64)
+
+    def _in_stream_order(self, epoch: int) -> np.ndarray:
+        """Words that begin at each position of an epoch's stream; none at a `<s>` or `</s>`."""
+        layout = self.dataset.layout(epoch)
+        stream = np.empty(layout.total, dtype=self.begins.dtype)
+        for start in range(0, layout.total, BLOCK_TOKENS):
+            part = np.arange(start, min(start + BLOCK_TOKENS, layout.total))
+            stream[start : start + len(part)] = self.begins[layout.places(part)[0]]
+        return stream

@@ -3,7 +3,9 @@
 Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) replaces the momentum of a hidden matrix by the nearest
 orthogonal matrix, found with four Newton-Schulz steps; `match_rms_adamw` (arXiv 2502.16982) scales it so that
 AdamW's learning rates and weight decay carry over. It is for matrices inside the network: embeddings, head, norms and
-biases stay with AdamW, under a learning rate of their own. The Trainer knows one optimizer, so `MuonAdamW` presents
+biases stay with AdamW, under a learning rate of their own. *Cautious* weight decay (after arXiv 2411.16085; Muon's
+form is nanochat's) shrinks an entry only where the update shrinks it, too, so that decay never works against the
+gradient. The Trainer knows one optimizer, so `MuonAdamW` presents
 the two as one: one list of parameter groups for the schedule, one state dict for the checkpoint.
 """
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from babyllama.config.schema import TrainingConfig
 from babyllama.models.runtime import fast_low_precision
+from babyllama.training.recipes.cooldown import cooldown_schedule
 
 NEWTON_SCHULZ_STEPS = 4  # torch's five end no better (1.9041 against 1.9028 bits per byte), three worse (1.9133)
 
@@ -52,14 +55,53 @@ class BatchedMuon(torch.optim.Muon):
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        cautious = group.get("cautious", False)
+        if not cautious:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for (rows, columns, _), members in _by_shape(params).items():
             stacked = torch.stack([_whole(updates[i], self.precision) for i in members])  # (N, rows, columns)
             constants = group["ns_coefficients"], group["ns_steps"], group["eps"]
             orthogonal = orthogonalize(stacked, *constants, precision=self.precision)
             scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
             for i, matrix in zip(members, orthogonal, strict=True):
-                params[i].add_(_shared_out(matrix, params[i]), alpha=-lr * scale)
+                update = _shared_out(matrix, params[i])
+                if cautious:
+                    decay_where_shrinking(params[i], update, lr * group["weight_decay"])
+                params[i].add_(update, alpha=-lr * scale)
+
+
+def decay_where_shrinking(parameter: Tensor, update: Tensor, share: float) -> None:
+    """Take `share` of each entry away where `update`, which is about to be subtracted, has the entry's own sign.
+
+    Args:
+        parameter: Changed in place.
+        update: What is subtracted afterwards, in any positive scale; of the parameter's shape.
+        share: Learning rate times weight decay.
+    """
+    parameter.sub_(parameter * (parameter * update > 0), alpha=share)
+
+
+class CautiousAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW` whose weight decay is cautious; a group's decay stands under `cautious_decay`.
+
+    An update of Adam has the sign of its first moment, so the moment of the coming step decides before that step.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+        groups = [{**group, "cautious_decay": group["weight_decay"], "weight_decay": 0.0} for group in groups]
+        super().__init__(groups, **options)
+        self._step_supports_amp_scaling = False  # fp16: gradients must be unscaled when the moment is looked at
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step: decay where the update will shrink the entry, then AdamW's update."""
+        for group in self.param_groups:
+            share = float(group["lr"]) * group["cautious_decay"]
+            for parameter in group["params"] if share else ():
+                if parameter.grad is not None:
+                    moment = self.state.get(parameter, {}).get("exp_avg", torch.zeros_like(parameter))
+                    decay_where_shrinking(parameter, moment.lerp(parameter.grad, 1 - group["betas"][0]), share)
+        return super().step(closure)
 
 
 def _whole(update: Tensor, precision: torch.dtype | None) -> Tensor:
@@ -172,20 +214,28 @@ def _joined(parts: dict[str, Any]) -> dict[str, Any]:
     return {"state": state, "param_groups": [*muon["param_groups"], *groups]}
 
 
+def embeddings_and_head(model: nn.Module) -> set[int]:
+    """Identities (`id`) of the parameters of the embeddings and of the head."""
+    found = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return found if head is None else found | {id(p) for p in head.parameters()}
+
+
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Return names of the parameters that Muon takes: 2-D, trained, neither embedding nor head."""
-    outside = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if head is not None:
-        outside |= {id(p) for p in head.parameters()}
+    outside = embeddings_and_head(model)
     return {n for n, p in model.named_parameters() if p.ndim == 2 and p.requires_grad and id(p) not in outside}
 
 
-def _decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not. A group without parameters is left out."""
+def _decay_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float, apart: set[int], embedding_decay: float | None
+) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not; `apart` has a decay of its own where one is set. No group is empty."""
     named = list(named)
+    chosen = apart if embedding_decay is not None else set()
     groups = [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim >= 2 and id(p) not in chosen], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim >= 2 and id(p) in chosen], "weight_decay": embedding_decay},
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -198,7 +248,7 @@ def build_optimizer(
 
     Args:
         model: Model whose trained parameters are taken; tied weights once.
-        training: lr, muon_adamw_lr, weight_decay and AdamW's constants are read.
+        training: lr, muon_adamw_lr, the keys of weight decay and AdamW's constants are read.
         muon_precision: Type of Muon's iterations; None: what the device multiplies quickly.
 
     Returns:
@@ -206,8 +256,10 @@ def build_optimizer(
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     adam = {"betas": (training.adam_beta1, training.adam_beta2), "eps": training.adam_epsilon, "fused": _fused(named)}
+    decay = training.weight_decay, embeddings_and_head(model), training.embedding_weight_decay
+    kind = CautiousAdamW if training.cautious_weight_decay else torch.optim.AdamW
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(_decay_groups(named, training.weight_decay), lr=training.lr, **adam)
+        return kind(_decay_groups(named, *decay), lr=training.lr, **adam)
     hidden = hidden_matrices(model)
     muon = BatchedMuon(
         [p for n, p in named if n in hidden],
@@ -219,8 +271,10 @@ def build_optimizer(
         ns_steps=NEWTON_SCHULZ_STEPS,
     )
     muon.precision = muon_precision
-    rest = _decay_groups([(n, p) for n, p in named if n not in hidden], training.weight_decay)
-    adamw = torch.optim.AdamW(rest, lr=training.muon_adamw_lr or training.lr, **adam)
+    if training.cautious_weight_decay:
+        muon.param_groups[0]["cautious"] = True
+    rest = _decay_groups([(n, p) for n, p in named if n not in hidden], *decay)
+    adamw = kind(rest, lr=training.muon_adamw_lr or training.lr, **adam)
     return MuonAdamW(muon, adamw)
 
 
@@ -247,6 +301,8 @@ def warmup_length(training: TrainingConfig, total_steps: int) -> tuple[int, str 
 
 def schedule_arguments(training: TrainingConfig, total_steps: int) -> dict[str, Any]:
     """`lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps` for HF TrainingArguments."""
+    if training.decay_from:
+        return cooldown_schedule(training.decay_from, total_steps)
     warmup, _ = warmup_length(training, total_steps)
     if training.lr_scheduler == "wsd":
         decay = min(max(1, round(training.decay_fraction * total_steps)), total_steps - warmup)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.fingerprint import LENGTH, differences
-from babyllama.config.run_layout import MILESTONE, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
+from babyllama.config.run_layout import AVERAGES, MILESTONE, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, remove_checkpoint, step_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def inspect_run(run_dir: Path) -> RunState:
     """Look at a run folder (it may be absent)."""
     names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
     known = {*RUN_FILES, "wandb", "runs", "pairs"}
-    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-", "chck_"))]
+    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-", "chck_", AVERAGES))]
     fingerprint: dict[str, Any] = {}
     if RUN_FINGERPRINT in names:
         try:
@@ -98,10 +98,17 @@ def _clear(run_dir: Path, state: RunState) -> None:
     for folder in run_dir.iterdir():
         if folder.is_dir() and (step_of(folder) >= 0 or LEFTOVER.match(folder.name)):
             remove_checkpoint(folder) if step_of(folder) >= 0 else shutil.rmtree(folder, ignore_errors=True)
-        elif folder.name.startswith((".chck_", "chck_")) and (folder / MILESTONE).is_file():
+        elif _is_saved_model(folder):
             shutil.rmtree(folder, ignore_errors=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
+
+
+def _is_saved_model(folder: Path) -> bool:
+    """Whether a folder of a run is a milestone or an average of the weights."""
+    if folder.name.startswith(AVERAGES):
+        return (folder / MODEL_CONFIG).is_file()
+    return folder.name.startswith((".chck_", "chck_")) and (folder / MILESTONE).is_file()
 
 
 def remove_run(run_dir: Path) -> None:

@@ -37,13 +37,16 @@ class Start:
     runtime: Runtime | None = None
 
 
-def find_start(run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any]) -> Start:
+def find_start(
+    run_dir: Path, resume: str | bool | None, fingerprint: dict[str, Any], trunk: Path | None = None
+) -> Start:
     """Find the checkpoint to go on from and how it was computed.
 
     Args:
         run_dir: The run folder, whose lock is held.
         resume: True for the newest complete checkpoint, a path for that one; None or False for step 0.
         fingerprint: What makes this run this run; a checkpoint of another run is refused.
+        trunk: Checkpoint that a cooldown begins with where the run has none of its own (`training.decay_from`).
 
     Raises:
         CheckpointError: The named checkpoint, or every one, is damaged.
@@ -52,9 +55,14 @@ def find_start(run_dir: Path, resume: str | bool | None, fingerprint: dict[str, 
     from babyllama.config.fingerprint import check_resume
     from babyllama.models.runtime import Runtime
     from babyllama.training import checkpoints
+    from babyllama.training.recipes.cooldown import check_trunk
 
     checkpoints.clean_leftovers(run_dir)
     checkpoint = checkpoints.resolve_resume(run_dir, resume) if resume else None
+    if checkpoint is None and trunk is not None:
+        check_trunk(trunk, fingerprint)
+        say(f"cooldown from {trunk.name} of {trunk.parent.name}")
+        return Start(trunk, Runtime(**checkpoints.manifest_extra(trunk)["runtime"]))
     if checkpoint is None:
         return Start()
     extra = checkpoints.manifest_extra(checkpoint)

@@ -53,8 +53,8 @@ def test_intermediate_size_is_honoured_by_gpt() -> None:
 
 
 def test_llama_names_the_dropouts_it_ignores() -> None:
-    model = {"type": "Llama", "resid_pdrop": 0.1, "attn_pdrop": 0.1}
-    assert ignored_dropouts(Config(model=model)) == ["model.resid_pdrop"]
+    model = {"type": "Llama", "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    assert ignored_dropouts(Config(model=model)) == ["model.embd_pdrop"]
     assert ignored_dropouts(Config(model={**model, "type": "GPT2"})) == []
 
 

@@ -175,3 +175,49 @@ def test_without_bf16_instructions_muon_iterates_in_float32(tiny_llama: Any, mon
     model = copy.deepcopy(tiny_llama)
     _steps(model, build_optimizer(model, MUON), 0, 1)
     assert set(products) == {torch.float32}
+
+
+def test_embeddings_decay_apart(tiny_llama: Any, tiny_gpt2: Any) -> None:
+    for model, tables in ((tiny_llama, 2), (tiny_gpt2, 2)):  # Llama: embeddings and head; GPT-2: tied, and positions
+        for kind in ("adamw", "muon"):
+            training = TrainingConfig(optimizer=kind, weight_decay=0.3, embedding_weight_decay=0.05)
+            groups = build_optimizer(copy.deepcopy(model), training).param_groups
+            of = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+            assert list(of.values()).count(0.05) == tables
+            assert sorted(set(of.values())) == [0.0, 0.05, 0.3]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_cautious_decay_moves_only_entries_that_the_update_shrinks(kind: str, tiny_llama: Any) -> None:
+    after = {}
+    for decay, cautious in ((0.0, False), (0.5, False), (0.5, True)):
+        model = copy.deepcopy(tiny_llama)
+        recipe = {"optimizer": kind, "lr": 0.01, "weight_decay": decay, "cautious_weight_decay": cautious}
+        _steps(model, build_optimizer(model, TrainingConfig(**recipe)), 0, 1)
+        after[decay, cautious] = dict(model.named_parameters())
+    for name, before in tiny_llama.named_parameters():
+        free, full, ours = (after[key][name].detach() for key in ((0.0, False), (0.5, False), (0.5, True)))
+        if before.ndim < 2:
+            assert torch.equal(free, ours)
+            continue
+        shrinks = before * (before - free) > 0
+        clear = (before - free).abs() > 1e-6
+        assert torch.allclose(ours[shrinks & clear], full[shrinks & clear], atol=1e-6)
+        assert torch.allclose(ours[~shrinks & clear], free[~shrinks & clear], atol=1e-6)
+        assert shrinks[clear].float().mean().item() == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_restored_cautious_optimizer_goes_on_bit_for_bit(kind: str, tiny_llama: Any) -> None:
+    training = TrainingConfig(
+        optimizer=kind, lr=0.01, weight_decay=0.5, cautious_weight_decay=True, embedding_weight_decay=0.1
+    )
+    whole = copy.deepcopy(tiny_llama)
+    optimizer = build_optimizer(whole, training)
+    _steps(whole, optimizer, 0, 2)
+    resumed = copy.deepcopy(whole)
+    again = build_optimizer(resumed, training)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    _steps(whole, optimizer, 2, 2)
+    _steps(resumed, again, 2, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -1,0 +1,186 @@
+"""The keys of a recipe in real trainings: exact resumes, averages, cooldown branches, and nothing changed where off."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.config.fingerprint import training_fingerprint
+from babyllama.config.loading import load_config
+from babyllama.config.schema import Config
+from babyllama.pages.run_page import read_log
+from babyllama.training.recipes.averages import decay_at
+from tests.runs import config_for, corpus, weights
+from train import train
+
+pytestmark = pytest.mark.integration
+
+ALL_ON = {
+    "training.optimizer": "muon",
+    "training.lr_scheduler": "wsd",
+    "training.embedding_weight_decay": 0.01,
+    "training.cautious_weight_decay": True,
+    "training.ema_decay": [0.5, 0.9],
+    "training.keep": "ema",
+    "model.resid_pdrop": 0.1,
+    "data.input_noise": 0.1,
+    "data.reshuffle_documents": True,
+    "data.segment_tokens": [8, 24],
+    "data.segment_share": 0.5,
+    "data.spelling": "sentence",
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six documents of so little text that 12 steps are two epochs or more."""
+    folder = corpus(tmp_path_factory.mktemp("text") / "small", sentences=24)
+    lines = (folder / "small.train").read_text().splitlines()
+    parts = ["\n".join(lines[start : start + 4]) for start in range(0, 24, 4)]
+    (folder / "small.train").write_text("\n<|endoftext|>\n".join(parts) + "\n")
+    return folder
+
+
+def changed(config: Config, keys: dict[str, Any]) -> Config:
+    plain = config.model_dump()
+    for key, value in keys.items():
+        section, name = key.split(".")
+        plain[section][name] = value
+    return Config(**plain)
+
+
+def as_if_killed(run: Path, after: int = 12) -> None:
+    """A finished run as it stood behind an earlier checkpoint."""
+    shutil.rmtree(run / f"checkpoint-{after}")
+    for name in ("model.safetensors", "training_metrics.json"):
+        (run / name).unlink()
+
+
+def test_with_every_key_on_a_resumed_run_has_the_bits_of_the_unbroken_one(text: Path, tmp_path: Path) -> None:
+    recipe = {"save_words": [100, 300]}
+    done = train(changed(config_for(text, tmp_path, name="whole", **recipe), ALL_ON))
+    whole = done.run_dir
+    assert read_log(whole / "log_history.jsonl")[-1]["epoch"] > 1.5
+    config = changed(config_for(text, tmp_path, name="resumed", **recipe), ALL_ON)
+    resumed = train(config).run_dir
+    assert weights(whole) == weights(resumed)
+    as_if_killed(resumed)
+    for name in ("ema_0.5", "ema_0.9"):
+        shutil.rmtree(resumed / name)
+    train(config, resume=True)
+    assert weights(whole) == weights(resumed)
+    for name in ("ema_0.5", "ema_0.9", "chck_100", "chck_300"):
+        assert weights(whole / name) == weights(resumed / name), name
+    kept = {name for name in ("ema_0.5", "ema_0.9") if weights(whole / name) == weights(whole)}
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize("key", [key for key in ALL_ON if key not in {"training.optimizer", "training.lr_scheduler"}])
+def test_each_key_changes_the_weights(key: str, text: Path, tmp_path: Path, plain_weights: str) -> None:
+    keys = {key: ALL_ON[key]}
+    if key == "training.keep":
+        keys["training.ema_decay"] = 0.9
+    if key == "data.segment_share":
+        keys["data.segment_tokens"] = [8, 24]
+    if key == "data.spelling":
+        text = tmp_path / "text"
+        text.mkdir()
+        (text / "childes.train").write_text("is that a bird ?\nit's a lamb .\na pig .\n" * 60)
+        plain_weights = weights(train(config_for(text, tmp_path, name="plain", max_steps=8)).run_dir)
+    run = train(changed(config_for(text, tmp_path, max_steps=8), keys)).run_dir
+    assert (weights(run) == plain_weights) == (key == "training.ema_decay"), "averages alone watch and change nothing"
+
+
+@pytest.fixture(scope="module")
+def plain_weights(text: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return weights(train(config_for(text, tmp_path_factory.mktemp("plain"), max_steps=8)).run_dir)
+
+
+def test_older_checkpoints_lack_the_keys_and_are_still_resumed() -> None:
+    plain = Config(model={"type": "Llama"})
+    names = {key.split(".")[1] for key in ALL_ON} - {"optimizer", "lr_scheduler", "resid_pdrop"}
+    assert not {key for key in training_fingerprint(plain, "d", "t") if key.split(".")[-1] in names}
+    found = training_fingerprint(changed(plain, ALL_ON), "d", "t")
+    assert {key.split(".")[-1] for key in found} >= names - {"keep"}
+
+
+def test_an_average_is_the_recursion_of_its_definition(text: Path, tmp_path: Path) -> None:
+    config = config_for(text, tmp_path, save_steps=1, logging_steps=1, max_steps=3, save_total_limit=9, ema_decay=0.5)
+    run = train(config).run_dir
+    import train as pipeline
+
+    start = pipeline.create_model(config, pipeline.prepare_data(config).tokenizer)
+    average = {name: p.detach().double() for name, p in start.named_parameters()}
+    for step in (1, 2, 3):
+        now, decay = load_file(run / f"checkpoint-{step}/model.safetensors"), decay_at(0.5, step)
+        average = {n: decay * a + (1 - decay) * now[n].double() for n, a in average.items()}
+    saved = load_file(run / "ema_0.5/model.safetensors")
+    assert all(torch.allclose(saved[n].double(), average[n], atol=1e-6) for n in average)
+
+
+def test_an_average_is_a_model_that_evaluate_loads_and_overwrite_removes(text: Path, tmp_path: Path) -> None:
+    from evaluate import ModelEvaluator
+
+    run = train(config_for(text, tmp_path, max_steps=4, ema_decay="0.9")).run_dir
+    found = ModelEvaluator(run / "ema_0.9", "cpu").run(["perplexity"])
+    assert 0 < found["bits_per_byte"] < 9
+    train(config_for(text, tmp_path, max_steps=5), overwrite=True)
+    assert not (run / "ema_0.9").exists()
+
+
+def test_a_branch_goes_on_from_the_trunk_and_decays_to_zero(text: Path, tmp_path: Path) -> None:
+    recipe = {"warmup_steps": 2, "logging_steps": 1, "save_total_limit": 9}
+    trunk = train(config_for(text, tmp_path, name="trunk", lr_scheduler="constant", **recipe)).run_dir
+    decaying = {"lr_scheduler": "wsd", "decay_from": str(trunk / "checkpoint-4"), "max_steps": 8, "save_steps": 2}
+    config = config_for(text, tmp_path, name="branch", **{**recipe, **decaying})
+    branch = train(config).run_dir
+    rates = {e["step"]: e["learning_rate"] for e in read_log(branch / "log_history.jsonl") if "learning_rate" in e}
+    assert rates[4] == pytest.approx(3e-3)
+    assert [rates[step] / 3e-3 for step in (6, 7, 8)] == pytest.approx([0.75, 0.5, 0.25], abs=0.26)
+    assert rates[5] >= rates[6] > rates[7] > rates[8]
+    before = weights(branch)
+    shutil.rmtree(branch / "checkpoint-8")
+    for name in ("model.safetensors", "training_metrics.json"):
+        (branch / name).unlink()
+    train(config, resume=True)
+    assert weights(branch) == before, "a resumed branch goes on from its own checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ({"decay_from": "nowhere/checkpoint-3"}, CheckpointError, "not a whole checkpoint"),
+        ({"lr": 1e-3}, ConfigError, "training.lr: 0.003 -> 0.001"),
+        ({"max_steps": 4}, ConfigError, "count from the trunk's beginning"),
+    ],
+)
+def test_a_branch_that_cannot_be_says_why(
+    keys: dict[str, Any], error: type[Exception], said: str, text: Path, tmp_path: Path
+) -> None:
+    trunk = train(config_for(text, tmp_path, name="trunk", lr_scheduler="constant", max_steps=4)).run_dir
+    recipe = {"lr_scheduler": "wsd", "decay_from": str(trunk / "checkpoint-4"), "max_steps": 8, **keys}
+    with pytest.raises(error, match=said):
+        train(config_for(text, tmp_path, name="branch", **recipe))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("training.keep", "ema", "there is no average"),
+        ("training.ema_decay", 1.5, "above 0 and below 1"),
+        ("data.segment_tokens", [20, 500], "to seq_length 128"),
+        ("training.decay_from", "x/checkpoint-1", "a cooldown decays"),
+    ],
+)
+def test_keys_that_do_not_fit_are_told_at_the_start(key: str, value: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    section, name = key.split(".")
+    path.write_text(f"model: {{type: Llama}}\n{section}: {{{name}: {value}}}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(path)
