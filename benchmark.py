@@ -30,8 +30,10 @@ from babyllama.common.command import run_command
 from babyllama.common.console import say
 from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
 from babyllama.common.files import write_json
-from babyllama.common.provenance import provenance
+from babyllama.common.provenance import program, provenance
 from babyllama.comparison.runs import BenchmarkRun, named_folders, resolve_groups, run_facts
+from data_utils import raw_documents
+from evaluate import ModelEvaluator
 
 if TYPE_CHECKING:
     from babyllama.comparison.options import BenchmarkConfig
@@ -78,8 +80,6 @@ class BenchmarkSuite:
 
     def _open(self, named: dict[str, Path]) -> list[BenchmarkRun]:
         """Load every checkpoint once; one that cannot be loaded is reported and left out."""
-        from evaluate import ModelEvaluator
-
         shared = ("minimal_pairs", "pair_ids", "pairs_half", "num_samples", "temperature", "seed")
         options = {name: getattr(self.config, name) for name in shared}
         evaluator_of = partial(ModelEvaluator, device=self.device, **options)
@@ -103,7 +103,6 @@ class BenchmarkSuite:
     def documents(self) -> list[Document] | None:
         """The text that all runs are scored on, None where there is none (a note says why)."""
         from babyllama.comparison.shared_text import shared_documents
-        from data_utils import raw_documents
 
         if self.config.eval_data:
             return raw_documents(self.config.eval_data)
@@ -358,7 +357,7 @@ def run(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     chosen = run_folders(config.checkpoints) or finished_runs()
     if not chosen:
-        raise ConfigError("models/: no finished run there; give run folders: python benchmark.py FOLDER FOLDER")
+        raise ConfigError(f"models/: no finished run there; give run folders: {program()} benchmark FOLDER FOLDER")
     suite = BenchmarkSuite(chosen, device=args.device, config=config, use_cache=not args.no_cache)
     results = suite.run_all_benchmarks()
     page = suite.save(results, args.output)

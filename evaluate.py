@@ -27,6 +27,7 @@ from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.provenance import provenance
 from babyllama.config.run_layout import REPORT, TRAINING_CONFIG, TRAINING_METRICS
+from data_utils import DataProcessor, raw_documents
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
@@ -130,7 +131,6 @@ class ModelEvaluator:
     def documents(self) -> list[Document]:
         """The documents that are scored: --eval-data raw, else the run's own held-out set."""
         from babyllama.plugins import require_plugins
-        from data_utils import DataProcessor, raw_documents
 
         if self.options.eval_data:
             return raw_documents(self.options.eval_data)

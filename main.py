@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.common.command import Command, CommandParser, add_commands, at_least, program_name, run_command
+from babyllama.common.command import Command, CommandParser, add_commands, at_least, run_command
 from babyllama.common.console import is_main_process, printable, say
 from babyllama.common.errors import ConfigError
+from babyllama.common.provenance import program, program_name
 from babyllama.config.flags import add_config_flags, config_from_args, read_config
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from babyllama.research.sweep_runs import Sweep
 
 ROOT = Path(__file__).resolve().parent
-QUICK_START = ROOT / "config" / "llama-10M.yaml"
+QUICK_START = "llama-10M"
 
 
 # The main job
@@ -75,7 +76,7 @@ def _distill_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _distill(args: argparse.Namespace) -> int:
     """Train a student on the text and on what teachers expect (the same flags as the main command)."""
-    args.config = args.student_config or args.config or str(ROOT / "config" / "distillation.yaml")
+    args.config = args.student_config or args.config or "distillation"
     if args.teachers:
         folders = ", ".join(f'"{path}"' for path in args.teachers.split(","))
         args.overrides = [*args.overrides, f"distillation.teachers=[{folders}]"]
@@ -105,31 +106,7 @@ def _prepare(args: argparse.Namespace) -> int:
         if path:
             for line in clean_folder(path, Path(args.output), split, domains, args.speaker_labels):
                 say(line)
-    say(f"next: python main.py --config config/llama-10M.yaml --train-path {args.output}")
-    return 0
-
-
-def _synthetic_arguments(parser: argparse.ArgumentParser) -> None:
-    words = "words of training text (default: %(default)s)"
-    parser.add_argument("--words", type=at_least(1_000), default=850_000, help=words)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the text (default: %(default)s)")
-    parser.add_argument("--output", default="data/synthetic", help="folder to write (default: %(default)s)")
-
-
-def _synthetic(args: argparse.Namespace) -> int:
-    """Write the embedded corpus to files: synthetic.train, synthetic.dev and its minimal pairs."""
-    from babyllama.common.files import to_json, write_text_atomic
-    from babyllama.data import synthetic
-
-    folder = Path(args.output)
-    held_out = synthetic.held_out(args.seed)
-    for name, documents in (("train", synthetic.generate_documents(args.words, args.seed)), ("dev", held_out)):
-        text = "".join(document.text + "\n<|endoftext|>\n" for document in documents)
-        write_text_atomic(folder / f"synthetic.{name}", text)
-        say(f"{folder / f'synthetic.{name}'}: {len(documents):,} documents, {len(text.split()):,} words")
-    pairs = synthetic.minimal_pairs(args.seed)
-    write_text_atomic(folder / "pairs" / "synthetic.jsonl", "".join(to_json(p, indent=None) + "\n" for p in pairs))
-    say(f"exact entropy of the held-out documents: {synthetic.entropy_per_byte(held_out):.4f} bits per byte")
+    say(f"next: {program()} --config llama-10M --train-path {args.output}")
     return 0
 
 
@@ -174,7 +151,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from benchmark import BENCHMARKS
 
     # Plan: every recipe is built once, so that what is wrong is told before anything is trained.
-    args.config = args.config or str(QUICK_START)
+    args.config = args.config or QUICK_START
     plan = plan_sweep(sweep_options(args), lambda overrides: read_config(args, overrides))
     folder = sweep_folder(args, plan)
     check_page(args, BENCHMARKS)
@@ -308,12 +285,25 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"], help="shell that the script is for")
+
+
+def _completion(args: argparse.Namespace) -> int:
+    """Print the script that completes commands, flags and configuration keys in a shell."""
+    from babyllama.config.completion import completion_script
+
+    print(completion_script(whole_parser(), args.shell), end="")
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
+    "init": Command("write a commented configuration for a text of yours", "babyllama.corpus.starter_command"),
     "prepare": Command(
         "clean a BabyLM download into a folder of clean text", add_arguments=_prepare_arguments, run=_prepare
     ),
     "synthetic": Command(
-        "write the embedded corpus and its minimal pairs to files", add_arguments=_synthetic_arguments, run=_synthetic
+        "write the embedded corpus and its minimal pairs to files", "babyllama.data.synthetic.command"
     ),
     "tokenizer": Command(
         "train a byte-level BPE tokenizer, inspect one, compare several",
@@ -338,6 +328,9 @@ COMMANDS: dict[str, Command] = {
     "export": Command("a GGUF file for llama.cpp and Ollama", "babyllama.sharing.export_command"),
     "presets": Command("table of the presets", add_arguments=_no_arguments, run=_presets),
     "schema": Command("JSON Schema of the configuration", add_arguments=_no_arguments, run=_schema),
+    "completion": Command(
+        "completion of commands and flags for bash or zsh", add_arguments=_completion_arguments, run=_completion
+    ),
     "test": Command("lint and tests (run_tests.py)", "run_tests"),
 }
 
@@ -352,6 +345,14 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
     return parser, add_commands(parser, COMMANDS)
 
 
+def whole_parser() -> argparse.ArgumentParser:
+    """Build the parser of the main job with every command's flags in it."""
+    parser, parsers = build_parser()
+    for command in parsers.values():
+        command.fill()
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command where the first word names one, else the main job."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -364,8 +365,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.attribute("run")(args)
     args = parser.parse_args(argv)
     if args.command:  # its flags would silently win over those in front of it
-        raise ConfigError(f"{args.command}: a command comes first: {program_name()} {args.command} FLAGS")
-    args.config = args.config or str(QUICK_START)
+        raise ConfigError(f"{args.command}: a command comes first: {program()} {args.command} FLAGS")
+    args.config = args.config or QUICK_START
     return run_pipeline(args)
 
 

@@ -24,7 +24,7 @@ from babyllama.common.command import run_command
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
-from babyllama.common.provenance import command_line
+from babyllama.common.provenance import command_line, program
 from babyllama.config.flags import add_config_flags, config_from_args
 from babyllama.config.run_layout import TRAINING_LOG, TRAINING_METRICS
 from babyllama.config.run_layout import run_dir as run_folder
@@ -32,6 +32,7 @@ from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
 from babyllama.models.compiled_layers import prepare_forward
 from babyllama.models.residual_dropout import add_residual_dropout
+from data_utils import DataProcessor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,8 +171,6 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
 
 def prepare_data(config: Config) -> PreparedData:
     """Read, clean, tokenize (or find all that in the cache) and say what was found."""
-    from data_utils import DataProcessor
-
     _speak_as_its_origin(config)
     data = DataProcessor(config.data).prepare()
     for note in data.notes:
@@ -338,7 +337,6 @@ def save_and_score(
         from babyllama.models.older_readers import write_old_names
         from babyllama.pages.model_card import write_model_card
         from babyllama.training.record import training_metrics
-        from data_utils import DataProcessor
 
         # The model as users load it.
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -378,7 +376,7 @@ def run(args: argparse.Namespace) -> int:
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
     else:
-        say(f"saved: {result.run_dir}   next: python evaluate.py {result.run_dir}")
+        say(f"saved: {result.run_dir}   next: {program()} evaluate {result.run_dir}")
     return 0
 
 

@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from babyllama.common import distributed
@@ -136,6 +135,8 @@ class CommandParser(argparse.ArgumentParser):
         command, self.command = self.command, None
         if command is not None:
             command.attribute("add_arguments")(self)
+            if "--debug" not in self._option_string_actions:
+                add_debug_flag(self)
             self.description = (command.attribute("run").__doc__ or command.summary).strip().split("\n")[0]
         return self
 
@@ -148,11 +149,6 @@ class CommandParser(argparse.ArgumentParser):
         """Fill the parser, then make its help."""
         self.fill()
         return super().format_help()
-
-
-def program_name() -> str:
-    """Return `babyllama` where the installed command was started, else `main.py`."""
-    return "babyllama" if Path(sys.argv[0]).name.startswith("babyllama") else "main.py"
 
 
 def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command]) -> dict[str, CommandParser]:

@@ -13,15 +13,32 @@ from typing import Any
 import babyllama
 from babyllama.common import distributed
 
+# In a wheel the root files lie in babyllama/app; in a clone beside the package.
+IS_INSTALLED = (Path(babyllama.__file__).parent / "app" / "main.py").is_file()
+
+
+def program_name() -> str:
+    """Return the program that is running: `babyllama`, or the file `main.py` of a clone."""
+    started = Path(sys.argv[0]) if sys.argv else Path()
+    as_module = started.stem == "__main__" and started.parent.name == "babyllama"
+    return "babyllama" if IS_INSTALLED or as_module or started.stem == "babyllama" else "main.py"
+
+
+def program() -> str:
+    """Return what a user types in front of a sub-command."""
+    return "babyllama" if program_name() == "babyllama" else "python main.py"
+
 
 def command_line() -> str:
     """Return this process's command as a user types it."""
     processes, here = distributed.world_size(), distributed.local_world_size()
-    launcher = "python"
+    installed = program_name() == "babyllama"
+    launcher = "babyllama" if installed else f"python {Path(sys.argv[0]).name}"
     if processes > 1:
         nodes = f"--nnodes {processes // here} " if processes > here else ""
-        launcher = f"torchrun {nodes}--nproc-per-node {here}"
-    return f"{launcher} " + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        started = "-m babyllama" if installed else Path(sys.argv[0]).name
+        launcher = f"torchrun {nodes}--nproc-per-node {here} {started}"
+    return " ".join([launcher, *([shlex.join(sys.argv[1:])] if sys.argv[1:] else [])])
 
 
 def resume_command() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.common.errors import ConfigError
+from babyllama.common.provenance import program
 from babyllama.config.run_layout import TRAINING_LOG
 
 COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
@@ -89,7 +90,7 @@ def named_folders(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
     """
     paths = list(dict.fromkeys(Path(path).expanduser().resolve() for path in checkpoints))
     if not paths:
-        raise ConfigError("no runs to compare: give their folders, e.g. python benchmark.py models/*")
+        raise ConfigError(f"no runs to compare: give their folders, e.g. {program()} benchmark models/*")
     names = [path.name for path in paths]
     return {path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path for path in paths}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from babyllama.common.command import add_debug_flag
@@ -43,7 +42,7 @@ def _spellings(flag: str) -> list[str]:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a training to a parser."""
-    parser.add_argument("--config", metavar="FILE", help="YAML configuration (config/*.yaml)")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file, or the name of a preset")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -99,7 +98,7 @@ def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None)
     The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.
     """
     from babyllama.config.loading import load_config
-    from babyllama.config.run_layout import preset_paths
+    from babyllama.config.run_layout import config_path, preset_paths
 
     flags = flags_of(args) | dict(more or {})
     try:
@@ -107,7 +106,7 @@ def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None)
     except ConfigError as error:
         raise ConfigError([_as_typed(problem, flags_of(args)) for problem in error.problems]) from None
     named = "model.name" in flags or any(item.startswith("model.name=") for item in args.overrides)
-    is_preset = args.config is not None and Path(args.config).resolve() in preset_paths().values()
+    is_preset = args.config is not None and config_path(args.config).resolve() in preset_paths().values()
     name_after_corpus(config, named=named or (not is_preset and config.model.name is not None))
     return config
 

@@ -19,7 +19,9 @@ from pydantic import ValidationError
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import write_text_atomic
+from babyllama.common.provenance import program
 from babyllama.config.checks import adapt_to_overrides, cross_checks
+from babyllama.config.run_layout import config_path, preset_paths
 from babyllama.config.schema import (
     SECTIONS,
     TYPES,
@@ -40,7 +42,8 @@ def load_config(
     """Load a configuration.
 
     Args:
-        path: A YAML file; None starts from the defaults, so that `model.type` must come from an override.
+        path: A YAML file, or a preset's name; None starts from the defaults, so that `model.type` must come from an
+            override.
         overrides: `section.key=value`, the value in YAML.
         flags: `section.key` -> value, from the command line's own flags; they win.
 
@@ -51,22 +54,28 @@ def load_config(
     source = "command line"
     if path is not None:
         source = str(path)
-        raw = read_yaml(_read_file(Path(path)), source)
+        raw = read_yaml(_read_file(config_path(path)), source)
     return config_from_dict(raw, source, _parse_overrides(overrides) | dict(flags or {}))
 
 
 def _read_file(path: Path) -> str:
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("config")
-        names = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f"; did you mean {folder / near[0]}?" if near else "; python main.py presets lists the presets"
+        hint = _hint(path)
         what = "a folder, not a YAML file" if path.is_dir() else "no such file"
         raise ConfigError(f"{path}: {what}{hint}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _hint(path: Path) -> str:
+    """What may have been meant: a file beside it, or a preset."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+    if near:
+        return f"; did you mean {path.parent / near[0]}?"
+    near = difflib.get_close_matches(path.name.removesuffix(".yaml"), preset_paths(), n=1)
+    return f"; did you mean the preset {near[0]}?" if near else f"; {program()} presets lists the presets"
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -53,13 +53,29 @@ RUN_FILES = (
     SAMPLES,
 )
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-PRESETS = PROJECT_ROOT / "config"  # in a wheel the folder lies beside the root files as well
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The folder of main.py and config/: beside the package in a clone, babyllama/app in a wheel.
+PROJECT_ROOT = _PACKAGE / "app" if (_PACKAGE / "app" / "main.py").is_file() else _PACKAGE.parent
+PRESETS = PROJECT_ROOT / "config"
 
 
 def preset_paths() -> dict[str, Path]:
     """Return the presets beside the code as name -> file."""
     return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def config_path(named: str | Path) -> Path:
+    """The file that `--config` names: a path, or the bare name of a preset where no such file is.
+
+    `config/llama-10M.yaml`, as the documents write it, also stands for the preset in a folder without a `config/`.
+
+    >>> config_path("llama-10M") == preset_paths()["llama-10M"]
+    True
+    """
+    path = Path(named).expanduser()
+    if path.exists() or path.parent not in {Path(), Path("config")} or path.suffix not in {"", ".yaml"}:
+        return path
+    return preset_paths().get(path.name.removesuffix(".yaml"), path)
 
 
 def name_after_corpus(config: Config, *, named: bool) -> None:

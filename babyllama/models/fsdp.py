@@ -38,7 +38,9 @@ def check_sharding(config: Config, device: str, processes: int) -> None:
             "so). Use --set training.fsdp=false."
         )
     if processes == 1:
-        raise ConfigError("training.fsdp: needs several processes: torchrun --nproc-per-node 2 main.py ...")
+        raise ConfigError(
+            "training.fsdp: needs several processes: torchrun --nproc-per-node 2 main.py ... (or -m babyllama ...)"
+        )
     if config.distillation:
         raise ConfigError("training.fsdp: not with a distillation: the teachers' loss reads whole weights")
 

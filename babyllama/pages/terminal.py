@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.common.console import printable, say
+from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.pages.tables import DASH, TableData, print_tables
 
@@ -100,5 +101,5 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
         say(printable(sample["prompt"] + sample["completion"]))
     say()
     say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
-    say(f"next: python main.py generate {run_dir} --prompt 'Once upon a time'")
-    say(f"      python evaluate.py {run_dir} --minimal-pairs DIR_WITH_BLIMP")
+    say(f"next: {program()} generate {run_dir} --prompt 'Once upon a time'")
+    say(f"      {program()} evaluate {run_dir} --minimal-pairs DIR_WITH_BLIMP")
