@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from babyllama.common.command import add_debug_flag
 from babyllama.common.errors import ConfigError
-from babyllama.config.schema import Optional, Section
+from babyllama.config.schema import Section
 from babyllama.config.yaml_reader import read_yaml
 
 
@@ -30,15 +30,15 @@ class BenchmarkConfig(Section):
 
     checkpoints: list[str] = Field(default_factory=list)
     """Run folders or globs; none: every finished run under models/."""
-    benchmarks: Optional(list[str]) = None
+    benchmarks: list[str] | None = None
     """Names of benchmarks; null: all."""
     eval_data: list[str] = Field(default_factory=list)
     """Text on which all runs are scored, as it is; none: the held-out set that they share."""
     minimal_pairs: list[str] = Field(default_factory=list)
     """Folders of pairs (BLiMP and its like)."""
-    pair_ids: Optional(str) = None
+    pair_ids: str | None = None
     """A list of IDs that filters the pairs."""
-    pairs_half: Optional(Literal["even", "odd"]) = None
+    pairs_half: Literal["even", "odd"] | None = None
     """Only the pairs with an even or an odd pairID; null: all."""
     prompts: list[str] = Field(default_factory=list)
     """Beginnings for the texts that are counted for diversity; none: beginnings of the shared text."""

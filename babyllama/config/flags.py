@@ -11,27 +11,27 @@ from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.config.run_layout import name_after_corpus
 
-# flag, config key, type, help
-FLAGS: list[tuple[str, str, Callable[[str], Any], str]] = [
-    ("--lr", "training.lr", float, "peak learning rate"),
-    ("--model-name", "model.name", str, "the run's name: its folder under the output directory"),
-    ("--batch-size", "training.batch_size", int, "sequences per optimizer step"),
-    ("--num-epochs", "training.num_epochs", float, "passes over the training text"),
-    ("--max-steps", "training.max_steps", int, "stop after this many optimizer steps"),
-    ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", int, "parts a step is computed in"),
-    ("--seed", "training.seed", int, "seed of weights, order and dropout"),
-    ("--device", "training.device", str, "auto, cpu, cuda, cuda:N or mps"),
-    ("--output-dir", "logging.output_dir", str, "folder that holds the run folders"),
-    ("--wandb-project", "logging.project", str, "W&B project"),
-    ("--wandb-run-name", "logging.run_name", str, "W&B run name"),
-    ("--dataloader-num-workers", "training.dataloader_num_workers", int, "loader processes"),
-    ("--train-path", "data.train_path", str, "training text: folder, file, glob, synthetic or hf:org/name[:config]"),
-    ("--eval-path", "data.eval_path", str, "held-out text"),
+# flag, configuration key, type; the help is the key's docstring in schema.py
+FLAGS: list[tuple[str, str, Callable[[str], Any]]] = [
+    ("--lr", "training.lr", float),
+    ("--model-name", "model.name", str),
+    ("--batch-size", "training.batch_size", int),
+    ("--num-epochs", "training.num_epochs", float),
+    ("--max-steps", "training.max_steps", int),
+    ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", int),
+    ("--seed", "training.seed", int),
+    ("--device", "training.device", str),
+    ("--output-dir", "logging.output_dir", str),
+    ("--wandb-project", "logging.project", str),
+    ("--wandb-run-name", "logging.run_name", str),
+    ("--dataloader-num-workers", "training.dataloader_num_workers", int),
+    ("--train-path", "data.train_path", str),
+    ("--eval-path", "data.eval_path", str),
 ]
-SWITCHES: list[tuple[str, str, str]] = [
-    ("--fp16", "training.fp16", "half precision (CUDA)"),
-    ("--bf16", "training.bf16", "bfloat16"),
-    ("--torch-compile", "training.torch_compile", "compile the layers"),
+SWITCHES: list[tuple[str, str]] = [
+    ("--fp16", "training.fp16"),
+    ("--bf16", "training.bf16"),
+    ("--torch-compile", "training.torch_compile"),
 ]
 
 
@@ -41,7 +41,9 @@ def _spellings(flag: str) -> list[str]:
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a training to a parser."""
+    """Add the flags of a training to a parser; their help is the configuration's own."""
+    from babyllama.config.reference import flag_help
+
     parser.add_argument("--config", metavar="FILE", help="a YAML file, or the name of a preset")
     parser.add_argument(
         "--set",
@@ -51,11 +53,13 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any key: --set training.lr=1e-3 (repeatable)",
     )
-    for flag, key, kind, text in FLAGS:
-        parser.add_argument(*_spellings(flag), dest=key, type=kind, metavar="X", help=text)
-    for flag, key, text in SWITCHES:
-        parser.add_argument(*_spellings(flag), dest=key, nargs="?", const="true", metavar="auto|true|false", help=text)
-    parser.add_argument("--wandb", dest="logging.wandb", action="store_const", const=True, help="log to W&B")
+    for flag, key, kind in FLAGS:
+        parser.add_argument(*_spellings(flag), dest=key, type=kind, metavar="X", help=flag_help(key))
+    for flag, key in SWITCHES:
+        switch = {"nargs": "?", "const": "true", "metavar": "auto|true|false", "help": flag_help(key)}
+        parser.add_argument(*_spellings(flag), dest=key, **switch)
+    wandb = {"action": "store_const", "const": True, "help": flag_help("logging.wandb")}
+    parser.add_argument("--wandb", dest="logging.wandb", **wandb)
     parser.add_argument(
         *_spellings("--resume-from-checkpoint"),
         dest="resume_from_checkpoint",
@@ -74,7 +78,7 @@ def flags_of(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: One is an empty string.
     """
-    keys = [key for _, key, _, _ in FLAGS] + [key for _, key, _ in SWITCHES] + ["logging.wandb"]
+    keys = [key for _, key, *_ in [*FLAGS, *SWITCHES]] + ["logging.wandb"]
     found = {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
     empty = [flag for flag, key, *_ in FLAGS if found.get(key) == ""]
     if empty:  # "$CORPUS" of an unset variable would stand for the current folder

@@ -1,22 +1,23 @@
 """The configuration's shape: one pydantic model per YAML section, a docstring under each field.
 
-The help texts, the JSON Schema and the table in the docs are made from these docstrings. Loading, overriding and
-error messages live in config.py; this module only says which keys exist, their types, defaults and ranges.
+The flags' help, the JSON Schema (config/schema.json) and docs/configuration.md are made from these docstrings, and a
+test finds each of them stale. Loading, overriding and error messages live in loading.py; this module only says which
+keys exist, their types, defaults and ranges.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from babyllama.common.units import parse_count
 
 CURRICULUM_DIFFICULTIES = ("length", "rarity", "domain", "loss")
 
 
-def _read_as_meant(value: Any) -> Any:
-    """Read what PyYAML leaves as text the way its writer meant it: the string `None` is no value."""
+def none_as_meant(value: Any) -> Any:
+    """Return None for the strings that stand for no value, anything else as it is."""
     return None if isinstance(value, str) and value.strip() in {"None", "none", "null", ""} else value
 
 
@@ -29,7 +30,6 @@ def _auto_bool(value: Any) -> Any:
 
 def _milestones(value: Any) -> Any:
     """Return a list of word counts (`1M`, `500k`, 20000), one of them, or the name of a schedule."""
-    value = _read_as_meant(value)
     if isinstance(value, list):
         return sorted({parse_count(item) for item in value}) or None
     if isinstance(value, str) and not value.strip()[:1].isdigit():
@@ -39,7 +39,7 @@ def _milestones(value: Any) -> Any:
 
 def _decays(value: Any) -> Any:
     """One decay or a list of them, each above 0 and below 1; sorted, without repeats."""
-    value = _read_as_meant(value)
+    value = none_as_meant(value)
     if value is None:
         return None
     found = sorted({float(item) for item in (value if isinstance(value, list) else [value])})
@@ -52,16 +52,20 @@ AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, `use_attribute_docstrings` makes the help from the docs."""
+    """Base of all sections: unknown keys are errors, a field's docstring is its description."""
 
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, validate_assignment=True, protected_namespaces=()
     )
 
-
-def Optional(kind: Any) -> Any:  # noqa: N802 - reads as a type
-    """Return a type that also takes `null` and the string `None`."""
-    return Annotated[kind | None, BeforeValidator(_read_as_meant)]
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, values: Any) -> Any:
+        """Read the string `None`, as YAML written for other tools has it, as no value where a key may have none."""
+        if not isinstance(values, dict):
+            return values
+        nullable = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {name: none_as_meant(value) if name in nullable else value for name, value in values.items()}
 
 
 class DataConfig(Section):
@@ -69,11 +73,11 @@ class DataConfig(Section):
 
     train_path: str = "synthetic"
     """Training text: a folder, a file, a glob, `synthetic` (the embedded corpus) or `hf:org/name[:config]`."""
-    eval_path: Optional(str) = None
+    eval_path: str | None = None
     """Held-out text. Unset: the folder's own *.dev files; where there are none, `holdout` of the documents."""
     holdout: float = Field(0.05, gt=0, lt=0.5)
     """Share of whole documents held out (never trained on) where the source has no *.dev files."""
-    tokenizer_path: Optional(str) = None
+    tokenizer_path: str | None = None
     """A tokenizer folder, or one tokenizers file ending in .json. Unset: trained on the training text and cached."""
     vocab_size: Literal["auto"] | Annotated[int, Field(ge=260, le=1_000_000)] = 16_000
     """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it); auto: doubled from
@@ -82,7 +86,7 @@ class DataConfig(Section):
     """Let the tokenizer that is trained put a blank in front of every text (BabyLM's reading task asks for it)."""
     seq_length: int = Field(128, ge=8, le=65_536)
     """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
-    eval_samples: Optional(Annotated[int, Field(ge=1)]) = None
+    eval_samples: Annotated[int, Field(ge=1)] | None = None
     """Held-out chunks used for the curve during training; unset: at most 256. The final score always uses all."""
     clean: bool = True
     """Clean the text by its domain's rules (see cleaners.py)."""
@@ -92,7 +96,7 @@ class DataConfig(Section):
     """Spelling of transcripts; sentence: CHILDES with capitals and attached punctuation, a blank for a label's tab."""
     reshuffle_documents: bool = False
     """Join the documents in a new order in each epoch (false: one order, only the cut points move)."""
-    segment_tokens: Optional(tuple[int, int]) = None
+    segment_tokens: tuple[int, int] | None = None
     """Cut documents at sentence ends, anew in each epoch, into `<s> ... </s>` of about [shortest, longest] tokens."""
     segment_share: float = Field(1.0, gt=0, le=1)
     """Share of the documents that segment_tokens cuts."""
@@ -100,11 +104,11 @@ class DataConfig(Section):
     """Share of input tokens replaced in training, half by random tokens and half by `<pad>`; labels stay."""
     random_offset: bool = True
     """Shift the cut points between chunks anew in each epoch, reproducibly."""
-    max_words: Optional(Annotated[int, Field(ge=1)]) = None
+    max_words: Annotated[int, Field(ge=1)] | None = None
     """Use only the first documents, up to about this many words, for a bounded first try."""
-    num_proc: Optional(Annotated[int, Field(ge=1)]) = None
+    num_proc: Annotated[int, Field(ge=1)] | None = None
     """Processes that clean and tokenize; unset: one a core (one in all on systems other than Linux)."""
-    cache_dir: Optional(str) = None
+    cache_dir: str | None = None
     """Where prepared tokens are kept; unset: ~/.cache/babyllama (or $BABYLLAMA_CACHE)."""
     text_key: str = Field("text", min_length=1)
     """Key or column that holds the text in JSONL, CSV, TSV, Parquet and hub data sets."""
@@ -121,19 +125,19 @@ class ModelConfig(Section):
 
     type: str
     """Llama, GPT2, GPTJ, or an architecture that a plugin registers."""
-    name: Optional(str) = None
+    name: str | None = None
     """The run's name: the folder under logging.output_dir."""
     hidden_size: int = Field(192, ge=2)
     """Width of the residual stream."""
-    intermediate_size: Optional(Annotated[int, Field(ge=1)]) = None
+    intermediate_size: Annotated[int, Field(ge=1)] | None = None
     """Width of the feed-forward layer; unset: 4 x hidden_size."""
     n_layer: int = Field(6, ge=1)
     """Number of layers."""
-    n_head: Optional(Annotated[int, Field(ge=1)]) = None
+    n_head: Annotated[int, Field(ge=1)] | None = None
     """Attention heads; unset: about hidden_size / 64, a divisor of hidden_size."""
-    n_kv_head: Optional(Annotated[int, Field(ge=1)]) = None
+    n_kv_head: Annotated[int, Field(ge=1)] | None = None
     """Key/value heads of Llama's grouped attention; unset: n_head."""
-    tie_word_embeddings: Optional(bool) = None
+    tie_word_embeddings: bool | None = None
     """Share input and output embeddings; unset: yes for GPT2, no for Llama and GPTJ."""
     resid_pdrop: float = Field(0.0, ge=0, lt=1)
     """Dropout after attention and feed-forward."""
@@ -141,9 +145,9 @@ class ModelConfig(Section):
     """Dropout after the embeddings (GPT2, GPTJ)."""
     attn_pdrop: float = Field(0.0, ge=0, lt=1)
     """Dropout of attention weights."""
-    max_position_embeddings: Optional(Annotated[int, Field(ge=8)]) = None
+    max_position_embeddings: Annotated[int, Field(ge=8)] | None = None
     """Positions the checkpoint allows; unset: the larger of 512 and seq_length."""
-    init_from: Optional(str) = None
+    init_from: str | None = None
     """A local checkpoint folder to start from instead of random weights."""
 
 
@@ -152,7 +156,7 @@ class TrainingConfig(Section):
 
     lr: float = Field(3e-3, gt=0, lt=10)
     """Peak learning rate (of Muon's matrices where optimizer is muon)."""
-    muon_adamw_lr: Optional(Annotated[float, Field(gt=0, lt=10)]) = None
+    muon_adamw_lr: Annotated[float, Field(gt=0, lt=10)] | None = None
     """Peak learning rate of what Muon leaves to AdamW (embeddings, head, norms); unset: lr."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW, or Muon for hidden matrices with AdamW for the rest."""
@@ -162,7 +166,7 @@ class TrainingConfig(Section):
     """Parts a step is computed in; must divide batch_size."""
     num_epochs: float = Field(1, gt=0)
     """Passes over the training text."""
-    max_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many optimizer steps; overrides num_epochs."""
     warmup_steps: float = Field(0.05, ge=0)
     """Warm-up of the learning rate: a count, or below 1 a share of the run."""
@@ -172,13 +176,13 @@ class TrainingConfig(Section):
     """Share of the run in which wsd decays to zero."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay (matrices only)."""
-    embedding_weight_decay: Optional(Annotated[float, Field(ge=0)]) = None
+    embedding_weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Weight decay of embeddings and head; unset: weight_decay. Rows of rare words decay between sightings."""
     cautious_weight_decay: bool = False
     """Decay an entry only where the update shrinks it, too."""
     ema_decay: Annotated[float | list[float] | None, BeforeValidator(_decays)] = None
     """Keep an exponential average of the weights with this decay a step, or several; saved as ema_* in the run."""
-    decay_from: Optional(str) = None
+    decay_from: str | None = None
     """Begin as the cooldown of another run: its checkpoint folder, written under lr_scheduler constant."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's decay of the first moment."""
@@ -196,7 +200,7 @@ class TrainingConfig(Section):
     """Compile the layers; auto: where the run is long enough to earn the compile time back."""
     attention: Literal["auto", "plain", "recompute", "eager", "sdpa", "causal"] = "auto"
     """auto: CUDA causal; CPU up to 512 tokens plain, from 50M parameters recompute, uncompiled eager; else sdpa."""
-    threads: Optional(Annotated[int, Field(ge=1)]) = None
+    threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of a process on a CPU; unset: torch's own number, with several processes the cores shared out."""
     keep_freed_memory: bool = True
     """Let glibc's malloc keep large freed buffers for the next step instead of giving them back (Linux)."""
@@ -210,11 +214,11 @@ class TrainingConfig(Section):
     """Share weights, gradients and optimizer state out over the GPUs (FSDP2), for a model too large for one."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of weights, order and dropout."""
-    save_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    save_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between checkpoints; unset: about ten a run."""
-    eval_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between points of the held-out curve; unset: about twenty a run."""
-    logging_steps: Optional(Annotated[int, Field(ge=1)]) = None
+    logging_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between log lines; unset: about a hundred a run."""
     save_total_limit: int = Field(2, ge=2)
     """Checkpoints kept (never below two complete ones)."""
@@ -233,9 +237,9 @@ class LoggingConfig(Section):
     """Folder that holds the run folders."""
     wandb: bool = False
     """Log to Weights & Biases (offline where it cannot be reached)."""
-    project: Optional(str) = None
+    project: str | None = None
     """W&B project; unset: $WANDB_PROJECT, else babyllama."""
-    run_name: Optional(str) = None
+    run_name: str | None = None
     """W&B run name; unset: model.name."""
     report_to: list[str] = Field(default_factory=list)
     """Further integrations of the Trainer, e.g. [tensorboard]."""
@@ -246,10 +250,10 @@ class DistillationConfig(Section):
 
     teachers: list[str] = Field(min_length=1)
     """Run folders of the teachers; all have the student's tokenizer."""
-    weights: Optional(list[Annotated[float, Field(gt=0)]]) = None
-    """Of the teachers, in their order; unset: equal."""
+    weights: list[Annotated[float, Field(gt=0)]] | None = None
+    """Weights of the teachers, in their order; unset: equal."""
     temperature: float = Field(2.0, gt=0)
-    """Softens the distributions of both sides."""
+    """Temperature that softens the distributions of both sides."""
     alpha: float = Field(0.5, ge=0, le=1)
     """Weight of the text's cross-entropy; the rest is the teachers'."""
     reduction: Literal["token", "paper"] = "token"
@@ -273,7 +277,7 @@ class CurriculumConfig(Section):
     """Jumps of `schedule: step`."""
     domains: list[str] = Field(default_factory=list)
     """For `domain`: every domain of the text, the easiest first."""
-    model: Optional(str) = None
+    model: str | None = None
     """For `loss`: the run folder of the model whose loss is the difficulty."""
 
 

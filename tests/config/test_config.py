@@ -10,7 +10,9 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.flags import add_config_flags, config_from_args
 from babyllama.config.loading import config_notices, json_schema, load_config, save_config
+from babyllama.config.reference import configuration_page, description
 from babyllama.config.run_layout import corpus_stem, preset_paths, run_dir
+from babyllama.config.schema import SECTIONS, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = "model:\n  type: Llama\n"
@@ -203,3 +205,19 @@ def test_every_key_is_documented() -> None:
     for section in json_schema()["$defs"].values():
         for key, facts in section["properties"].items():
             assert facts.get("description"), key
+
+
+def test_the_page_of_keys_is_fresh() -> None:
+    told = "run: python -m babyllama.config.reference > docs/configuration.md"
+    assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == configuration_page(), told
+
+
+def test_every_key_has_a_description_of_a_sentence() -> None:
+    for name, section in SECTIONS.items():
+        for key in section.model_fields:
+            assert description(f"{name}.{key}").endswith("."), f"{name}.{key}"
+
+
+def test_the_string_none_is_no_value_only_where_a_key_may_have_none() -> None:
+    config = Config(model={"type": "Llama", "n_head": "None"}, data={"train_path": "None", "eval_path": "none"})
+    assert (config.model.n_head, config.data.eval_path, config.data.train_path) == (None, None, "None")
