@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -108,3 +110,41 @@ def test_two_teachers(tmp_path: Path) -> None:
     out = run(command, output=tmp_path)
     assert re.search(r"^student of both +\d\.\d{3} bits per byte$", out, re.M)
     assert len(read_json(tmp_path / "student/training_metrics.json")["teachers"]) == 2
+
+
+@pytest.mark.integration
+def test_sentence_start(tiny_run: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [
+        json.dumps({"sentence_good": f"The dog ran to {n}.", "sentence_bad": f"The dog run to {n}.", "pairID": str(n)})
+        for n in range(20)
+    ]
+    pairs.write_text("\n".join(lines))
+    [command] = commands(ROOT / "examples/sentence_start.py")
+    out = run(command, ("models/Llama-10M", str(tiny_run)), ("data/blimp", str(pairs)), output=tmp_path / "out")
+    assert "after neutral sentence" in out
+    found = read_json(tmp_path / "out/evaluation_results.json")["sentence_start"]
+    assert found["starts"][:3] == ["", "\n", " "]
+    plain = found["pairs.jsonl"]["<s>"]
+    assert plain["soft_accuracy_difference"]["difference"] == 0
+    assert 0 < plain["soft_accuracy"] < 1
+
+
+def test_quarter_of_text(tmp_path: Path) -> None:
+    [command] = commands(ROOT / "examples/quarter_of_text.py")
+    source, target = tmp_path / "whole", tmp_path / "quarter"
+    source.mkdir()
+    (source / "wikinews.train").write_text("\n\n\n".join(f"Item {n} has a few words." for n in range(10)) + "\n")
+    (source / "wikinews.dev").write_text("Held out.\n")
+    stand_ins = {"data/babylm_like": str(source), "data/quarter": str(target)}
+    done = subprocess.run(
+        [sys.executable, *[stand_ins.get(part, part) for part in command[1:]]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kept = (target / "wikinews.train").read_text().split("<|endoftext|>\n")
+    assert [text.strip() for text in kept if text] == [f"Item {n} has a few words." for n in (0, 4, 8)]
+    assert (target / "wikinews.dev").read_text() == "Held out.\n"
