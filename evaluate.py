@@ -27,6 +27,7 @@ from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.provenance import provenance
 from babyllama.config.run_layout import REPORT, TRAINING_CONFIG, TRAINING_METRICS
+from babyllama.evaluation.result_files import babylm_figures
 from data_utils import DataProcessor, raw_documents
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ class ModelEvaluator:
         return results
 
     def header(self) -> dict[str, Any]:
-        """Return what was scored, how and by which versions."""
+        """Return what was scored, how and by which versions, and what `main.py babylm score` found of these weights."""
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": str(self.checkpoint),
@@ -330,6 +331,7 @@ class ModelEvaluator:
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "eval_data": self.options.eval_data or "the run's held-out set",
             "data_fingerprint": self.training_metrics.get("data_fingerprint"),
+            **babylm_figures(self.checkpoint),
         }
 
     def save(self, results: dict[str, Any], output: str | Path | None = None) -> Path:

@@ -12,12 +12,11 @@ from typing import Any
 from babyllama.babylm.rules import Task
 from babyllama.babylm.tree import MAIN, Tree
 from babyllama.common.files import write_json
-from babyllama.common.provenance import command_line
-from babyllama.config.run_layout import TRAINING_CONFIG
-from babyllama.pages.tables import DASH, TableData
+from babyllama.common.provenance import provenance
+from babyllama.config.run_layout import BABYLM_RESULTS, TRAINING_CONFIG
+from babyllama.evaluation.score_cache import checkpoint_content
 
 HUMAN = ("reading", "AoA")
-RESULTS = "babylm_results.json"
 
 
 def columns(tree: Tree) -> dict[str, dict[str, Any]]:
@@ -64,7 +63,8 @@ def results(tree: Tree) -> dict[str, Any]:
         "rules": tree.rules.year,
         "track": tree.track.name,
         "model": tree.root.name,
-        "command": command_line(),
+        **provenance(),
+        "weights": checkpoint_content(tree.run),
         "columns": found,
         "averages": averages(found),
         "checkpoints": checkpoints,
@@ -80,39 +80,10 @@ def _fast_figure(tree: Tree, checkpoint: str, task: Task) -> float | None:
 def save(tree: Tree) -> Path:
     """Write babylm_results.json beside the tree and, for a run of ours, into its folder for the page."""
     found = results(tree)
-    write_json(tree.root / RESULTS, found)
+    write_json(tree.root / BABYLM_RESULTS, found)
     if (tree.run / TRAINING_CONFIG).is_file():
         try:
-            write_json(tree.run / RESULTS, found)
+            write_json(tree.run / BABYLM_RESULTS, found)
         except OSError:
-            return tree.root / RESULTS  # a read-only run folder: the tree has them
-    return tree.root / RESULTS
-
-
-def table(found: dict[str, Any]) -> TableData:
-    """Return the board's row as a table.
-
-    Args:
-        found: Result of `results`.
-    """
-    rows = []
-    for name, column in found["columns"].items():
-        missing = ", ".join(column["missing"])
-        value = DASH if column["figure"] is None else f"{100 * column['figure']:.2f}"
-        parts = ", ".join(f"{task} {100 * figure:.2f}" for task, figure in column["tasks"].items())
-        rows.append((name, value, parts if len(column["tasks"]) > 1 or column["figure"] is None else "", missing))
-    labels = {"nlp": "NLP average", "human_likeness": "human-likeness average", "overall": "overall"}
-    for name, value in found["averages"].items():
-        rows.append((labels[name], f"{100 * value:.2f}", "missing tasks counted as 0", ""))
-    title = f"{found['model']}: BabyLM {found['rules']}, {found['track']}"
-    return TableData(title, ("column", "%", "of", "missing"), tuple(rows))
-
-
-def checkpoint_table(found: dict[str, Any]) -> TableData:
-    """Return figures of the checkpoints on the fast sets."""
-    names = list(dict.fromkeys(name for row in found["checkpoints"].values() for name in row))
-    rows = [
-        (name, *(f"{100 * row[task]:.1f}" if task in row else DASH for task in names))
-        for name, row in found["checkpoints"].items()
-    ]
-    return TableData("checkpoints, fast sets (%)", ("checkpoint", *names), tuple(rows))
+            return tree.root / BABYLM_RESULTS  # a read-only run folder: the tree has them
+    return tree.root / BABYLM_RESULTS

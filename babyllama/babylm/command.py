@@ -130,21 +130,19 @@ def _score(args: argparse.Namespace, tree: Tree, data: DataFolder) -> int:
 def _show_board(tree: Tree, missing: list[str]) -> None:
     """Print the board's table and the checkpoints', say what is missing, write the results, renew the run's page."""
     from babyllama.babylm import board
-    from babyllama.config.run_layout import TRAINING_METRICS
+    from babyllama.config.run_layout import BABYLM_RESULTS, TRAINING_METRICS
+    from babyllama.pages.babylm_tables import babylm_tables
     from babyllama.pages.run_page import write_run_report
     from babyllama.pages.terminal import print_tables
 
     found = board.results(tree)
-    tables = [board.table(found)]
-    if found["checkpoints"]:
-        tables.append(board.checkpoint_table(found))
-    print_tables(tables)
+    print_tables(babylm_tables(found))
     for line in missing:
         say(f"missing: {line}")
     if found["missing_checkpoints"]:
         say(f"missing checkpoints of {tree.track.name}: {', '.join(found['missing_checkpoints'])}")
     written = board.save(tree)
-    if (tree.run / TRAINING_METRICS).is_file() and (tree.run / board.RESULTS).is_file():
+    if (tree.run / TRAINING_METRICS).is_file() and (tree.run / BABYLM_RESULTS).is_file():
         write_run_report(tree.run)
     say(f"written: {written}")
 

@@ -27,6 +27,7 @@ EVALUATION_ITEMS = "evaluation_items.jsonl.gz"
 EVALUATION_PLOTS = "evaluation_plots.png"
 SAMPLES = "generation_samples.txt"
 MILESTONE, MILESTONE_RESULTS = "milestone.json", "milestone_results.json"
+BABYLM_RESULTS = "babylm_results.json"
 REPORT = "report.html"
 
 # What a run writes beside its checkpoints; --overwrite removes these and nothing else.
@@ -47,6 +48,7 @@ RUN_FILES = (
     WANDB_ID,
     CURRICULUM,
     MILESTONE_RESULTS,
+    BABYLM_RESULTS,
     EVALUATION_RESULTS,
     EVALUATION_ITEMS,
     EVALUATION_PLOTS,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.common.console import printable
-from babyllama.common.files import atomic_path, to_json, write_json, write_text_atomic
-from babyllama.config.run_layout import EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES
+from babyllama.common.files import atomic_path, read_json, to_json, write_json, write_text_atomic
+from babyllama.config.run_layout import BABYLM_RESULTS, EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES
 
 
 def write_results(results: dict[str, Any], items: Iterable[dict[str, Any]], output: str | Path) -> Path:
@@ -35,3 +35,19 @@ def write_results(results: dict[str, Any], items: Iterable[dict[str, Any]], outp
         blocks = [printable(sample["prompt"] + sample["completion"]) for sample in samples]
         write_text_atomic(target.parent / SAMPLES, "\n\n---\n\n".join(blocks) + "\n")
     return target
+
+
+def babylm_figures(checkpoint: Path) -> dict[str, Any]:
+    """Read what `main.py babylm score` left in a run folder.
+
+    Args:
+        checkpoint: The run folder.
+
+    Returns:
+        {"babylm": content of babylm_results.json} where it is of the weights that lie there now, else nothing.
+    """
+    from babyllama.evaluation.score_cache import checkpoint_content
+
+    path = checkpoint / BABYLM_RESULTS
+    found = read_json(path) if path.is_file() else {}
+    return {"babylm": found} if found and found.get("weights") == checkpoint_content(checkpoint) else {}

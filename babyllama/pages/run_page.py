@@ -15,6 +15,7 @@ from babyllama.common.console import printable
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.config.run_layout import (
+    BABYLM_RESULTS,
     CURRICULUM,
     EVALUATION_RESULTS,
     MILESTONE_RESULTS,
@@ -24,6 +25,7 @@ from babyllama.config.run_layout import (
     TRAINING_METRICS,
 )
 from babyllama.pages import figures as plots
+from babyllama.pages.babylm_tables import babylm_tables
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -105,7 +107,11 @@ def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dic
     scored = _load(milestone_results or run_dir / MILESTONE_RESULTS).get("milestones", [])
     scores = {row["name"]: row for row in scored}
     rows = [{**facts, **scores.get(name, {})} for name, facts in saved.items()]
-    return {"curriculum": _load(run_dir / CURRICULUM), "milestones": sorted(rows, key=lambda row: row["words"])}
+    return {
+        "curriculum": _load(run_dir / CURRICULUM),
+        "milestones": sorted(rows, key=lambda row: row["words"]),
+        "babylm": _load(run_dir / BABYLM_RESULTS),
+    }
 
 
 def render(
@@ -118,6 +124,7 @@ def render(
     """Return the page as text; `learned` is from `learning`."""
     from markupsafe import Markup
 
+    babylm = results.get("babylm") or (learned or {}).get("babylm")
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
     page = (
         page_templates()
@@ -130,6 +137,7 @@ def render(
             overfit=overfitting_note(metrics),
             figures={key: Markup(svg) for key, svg in run_figures(results, metrics, log, learned or {}).items()},
             learned=learned or {},
+            babylm=babylm_tables(babylm) if babylm else [],
             pairs=results.get("minimal_pairs", {}),
             samples=results.get("generation", {}).get("samples", []),
             extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
@@ -141,6 +149,7 @@ def render(
 
 
 KNOWN = {
+    "babylm",
     "domains",
     "isolated_domains",
     "minimal_pairs",

@@ -9,6 +9,7 @@ from typing import Any
 from babyllama.common.console import printable, say
 from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
+from babyllama.pages.babylm_tables import babylm_tables
 from babyllama.pages.tables import DASH, TableData, print_tables
 
 
@@ -32,6 +33,8 @@ def print_results(results: dict[str, Any]) -> None:
             f"{len(figures['paradigms'])} paradigms, {figures['num_pairs']:,} pairs, {figures['ties']} ties"
             + (f", soft accuracy {100 * soft:.2f}%" if soft is not None else "")
         )
+    if results.get("babylm"):
+        print_tables(babylm_tables(results["babylm"]))
     for task, keys in (
         ("generation", ("distinct_1", "distinct_2", "distinct_3", "repetition", "mean_words")),
         ("token_statistics", ("mean_entropy", "top1_accuracy", "expected_calibration_error")),

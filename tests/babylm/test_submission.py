@@ -54,6 +54,23 @@ def test_every_task_of_every_checkpoint_is_scored_and_a_second_call_scores_nothi
     assert "overall" in told
 
 
+def test_evaluate_and_the_page_show_the_same_figures(scored: dict[str, Any], tmp_path: Path) -> None:
+    from babyllama.pages.run_page import learning, render
+    from evaluate import ModelEvaluator
+
+    tree, _ = _tree(scored)
+    (scored["run"] / "babylm_results.json").write_bytes((tree.root / "babylm_results.json").read_bytes())
+    header = ModelEvaluator(scored["run"], "cpu").header()
+    found = header["babylm"]
+    assert found["rules"] == scored["year"]
+    page = render({}, {}, [], "", learning(scored["run"]))
+    assert f"BabyLM {scored['year']}, strict-small" in page
+    assert f"{100 * found['averages']['overall']:.2f}" in page
+    (scored["run"] / "babylm_results.json").write_text(json.dumps(found | {"weights": "of another model"}))
+    assert "babylm" not in ModelEvaluator(scored["run"], "cpu").header()
+    (scored["run"] / "babylm_results.json").unlink()
+
+
 def test_a_killed_score_goes_on_where_it_stopped(scored: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     tree, _ = _tree(scored)
     task = tree.rules.tasks["ewok"]
