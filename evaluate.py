@@ -385,8 +385,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {stride}")
     results = evaluator.run(tasks)
     print_results(results)
-    written = evaluator.save(results, args.output)
-    say(f"written: {written}, page: {written.parent / REPORT}")
+    say(f"written: {(written := evaluator.save(results, args.output))}, page: {written.parent / REPORT}")
     return 0
 
 
