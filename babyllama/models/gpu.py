@@ -6,6 +6,7 @@ patched answers (tests/models/test_gpu.py); `python -m tests.gpu` shows it on on
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -98,7 +99,7 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
-    """Put back, when a training is left, what it set for the whole process: TF32, determinism, fp16 reductions."""
+    """Put back, when a training is left, what it set for the process: TF32, determinism, fp16 sums, the collector."""
     import torch
 
     precision = torch.get_float32_matmul_precision()
@@ -106,9 +107,13 @@ def restored_settings() -> Iterator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory
     reductions = torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
     inductor = _inductor_deterministic()
+    collects = gc.isenabled()
     try:
         yield
     finally:
+        if collects and not gc.isenabled():
+            gc.enable()
+            gc.unfreeze()
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = fill
@@ -216,8 +221,6 @@ def is_compile_error(error: BaseException) -> bool:
 
 def free_gpu_memory() -> None:
     """Let go of what a failed step held: tensors in cycles, cached blocks, compiled graphs, the peak's mark."""
-    import gc
-
     import torch
 
     if "torch._dynamo" in sys.modules:

@@ -150,6 +150,8 @@ class MilestoneSaver(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the milestones of this step."""
         due = self.by_step.get(state.global_step, ())
+        if due:
+            self.trainer.check_finite()
         weights = whole_weights(self.trainer.model) if due and is_sharded(self.trainer.model) else None
         for milestone in due:
             if is_main_process():

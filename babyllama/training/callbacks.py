@@ -5,8 +5,10 @@ Each is a HuggingFace `TrainerCallback` and does one thing. None of them reads a
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,19 @@ WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill cac
 
 
 class StepClock(TrainerCallback):
-    """Times steps from one start to the next; compiling, evaluation and saving are left out.
+    """Times steps; compiling, evaluation and saving are left out.
 
-    On a GPU steps are queued, but from start to start the queue's length cancels out.
+    On a CPU from one step's start to the next. On a GPU Python only queues a step and runs ahead, so that the starts
+    say how fast it queues: there the clock is read where the loss is logged, which waits for the GPU, and the seconds
+    since the last such moment are divided by the steps between.
+
+    Args:
+        wait: Function that waits until the GPU has done what was queued; None on a CPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], Any] | None = None) -> None:
+        self.wait = wait
+        self._counted = 0
         self.steps: list[float] = []
         self.recent: list[float] = []
         self.before = 0.0
@@ -59,12 +68,29 @@ class StepClock(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A step ends where the next begins."""
+        self._counted += 1
+        if self.wait is not None:
+            if self._started is None and self._seen > WARMUP_STEPS_UNTIMED:
+                self.wait()
+                self._started, self._counted = time.perf_counter(), 1
+            self._seen += 1
+            return
         now = time.perf_counter()
         if self._started is not None and self._seen > WARMUP_STEPS_UNTIMED:
             self.steps.append(now - self._started)
             self.recent.append(now - self._started)
         self._started = now
         self._seen += 1
+
+    def read(self) -> None:
+        """Take the time at a log line, whose reading of the loss has waited for the GPU; on a CPU nothing is due."""
+        if self.wait is None or self._started is None:
+            return
+        now = time.perf_counter()
+        each = (now - self._started) / self._counted
+        self.steps += [each] * self._counted
+        self.recent += [each] * self._counted
+        self._started, self._counted = now, 0
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Saving is not part of a step."""
@@ -73,6 +99,28 @@ class StepClock(TrainerCallback):
     def median_step(self) -> float | None:
         """Return median seconds of one optimizer step, None before the first timed one."""
         return statistics.median(self.steps) if self.steps else None
+
+
+class CollectSeldom(TrainerCallback):
+    """Keeps Python's collector of cycles out of the steps: it stops everything for tens of milliseconds at random.
+
+    What lives at the start is never looked at again; what a training leaves is collected at evaluations and saves, as
+    nanochat and torchtitan do. `gpu.restored_settings` puts the collector back however the training ends.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Collect once, freeze what is left, and switch the collector off."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Collect while the GPU has nothing queued."""
+        gc.collect()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Collect while the GPU has nothing queued."""
+        gc.collect()
 
 
 class LogFile(TrainerCallback):

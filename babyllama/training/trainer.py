@@ -8,6 +8,7 @@ What is replaced, and why:
   at the next log line, because reading the flag would make the GPU wait).
 * Several processes (`torchrun`): the curve's chunks are shared out and their sums gathered; a loss that is not finite
   or a signal at one process stops all of them at the same step (`babyllama.common.distributed`).
+* `_save_checkpoint`: looks once whether loss and weights are finite, on every device.
 * `log`: every entry also says tokens, words and seconds, which is what curves are compared by.
 """
 
@@ -39,10 +40,14 @@ from babyllama.models.flops import flops_per_token, known_peak
 from babyllama.models.fused_loss import IGNORE, shift_labels
 from babyllama.models.gpu import free_gpu_memory
 from babyllama.models.runtime import Runtime, dtype_of
+from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training import checkpoints
-from babyllama.training.callbacks import BestKeeper, StepClock, StopOnSignal
+from babyllama.training.callbacks import BestKeeper, CollectSeldom, StepClock, StopOnSignal
 from babyllama.training.optim import build_optimizer
 from babyllama.training.stop_signals import StopSignals
+
+MOST_SKIPPED = 50  # steps that fp16 may skip one after the other
+SMALLEST_SCALE = 2.0 ** (16 - MOST_SKIPPED)  # GradScaler begins at 2^16 and halves at each
 
 
 def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +100,8 @@ class BabyTrainer(Trainer):
         self.last_good_checkpoint: Path | None = None
         self.not_finite = False
         self.peak_bytes: int | None = None  # of the GPU, once it is left
-        self.clock = StepClock()
+        on_gpu = runtime.device.startswith("cuda")
+        self.clock = StepClock(torch.cuda.synchronize if on_gpu else None)
         self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
         peak = known_peak(runtime.device, runtime.precision)
         self.peak = peak * runtime.processes if peak else None
@@ -104,6 +110,9 @@ class BabyTrainer(Trainer):
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
+        spare_the_walks(self.model)
+        if on_gpu:
+            self.add_callback(CollectSeldom())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon as the recipe says."""
@@ -129,18 +138,62 @@ class BabyTrainer(Trainer):
                 self.stop_not_finite(loss.item())
         return loss
 
-    def stop_not_finite(self, value: float) -> None:
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count nothing: the Trainer's count walks over all parameters each micro-batch, ours is in models/flops.py."""
+        return 0
+
+    def check_finite(self) -> None:
+        """Stop before a save where the loss since the last log line, or a weight, is not finite.
+
+        On a GPU the loss is looked at only where it is logged, and a signal, a milestone or `keep: best` saves in
+        between. The Trainer's running sum keeps a NaN once it is in it; weights are looked at because the step that
+        spoils them may be the one that is saved. All processes come here together and stop together.
+
+        Raises:
+            NumericError: Something is not finite; nothing is saved.
+        """
+        running = getattr(self, "_tr_loss", None)
+        loss = 0.0 if running is None else float(running)
+        broken = not math.isfinite(loss) or not weights_are_finite(self.model)
+        if distributed.all_reduce_max(int(broken))[0]:
+            self.stop_not_finite(float("nan") if math.isfinite(loss) else loss, self.state.global_step)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint of what is finite."""
+        self.check_finite()
+        super()._save_checkpoint(model, trial)
+
+    def stop_not_finite(self, value: float, step: int | None = None) -> None:
         """End the training; name the last good checkpoint.
+
+        Args:
+            value: Loss that is not finite, NaN where a weight is.
+            step: Step at which it was seen; None for the one that is being computed.
 
         Raises:
             NumericError: Always.
         """
         good = self.last_good_checkpoint
         last = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
+        step = self.state.global_step + 1 if step is None else step
         raise NumericError(
-            f"the loss became {value} at step {self.state.global_step + 1:,}: training stopped before anything was "
-            f"saved; {last}. Try a lower training.lr or a longer training.warmup_steps."
+            f"the loss became {value} at step {step:,}: training stopped before anything was saved; {last}. "
+            "Try a lower training.lr or a longer training.warmup_steps."
         )
+
+    def check_loss_scale(self) -> None:
+        """Stop where fp16's loss scale has been halved fifty times: every step is skipped, and nothing is learned.
+
+        Raises:
+            NumericError: The scale is that low.
+        """
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and scaler.get_scale() <= SMALLEST_SCALE:
+            raise NumericError(
+                f"the fp16 loss scale fell to {scaler.get_scale():.3g} at step {self.state.global_step:,}: "
+                f"about {MOST_SKIPPED} steps in a row overflowed and were skipped. Use training.bf16: true, or both "
+                "precisions false."
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log under our names, with tokens, words and seconds beside each entry."""
@@ -148,6 +201,9 @@ class BabyTrainer(Trainer):
             return
         if not math.isfinite(logs.get("loss", 0.0)):
             self.stop_not_finite(logs["loss"])
+        if "loss" in logs:
+            self.clock.read()
+            self.check_loss_scale()
         epoch = self.state.epoch or 0.0
         logs["tokens"] = round(epoch * self.epoch_tokens)
         logs["words"] = round(epoch * self.epoch_words)

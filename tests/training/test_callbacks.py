@@ -1,0 +1,73 @@
+"""The clock of steps, on a CPU and where the CPU runs ahead of a GPU; the collector of cycles."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from babyllama.models.gpu import restored_settings
+from babyllama.training import callbacks
+from babyllama.training.callbacks import CollectSeldom, StepClock
+
+NOTHING: tuple[Any, Any, Any] = (None, None, None)
+
+
+class QueuedGpu:
+    """A GPU whose steps take 0.1 s and are queued in 1 ms each; the clock is simulated."""
+
+    STEP, QUEUEING = 0.1, 0.001
+
+    def __init__(self) -> None:
+        self.now, self.busy_until = 0.0, 0.0
+
+    def queue_step(self) -> None:
+        self.now += self.QUEUEING
+        self.busy_until = max(self.busy_until, self.now) + self.STEP
+
+    def wait(self) -> None:
+        self.now = max(self.now, self.busy_until)
+
+
+def run(clock: StepClock, gpu: QueuedGpu, steps: int, log_every: int, save_at: int = 0) -> None:
+    for step in range(1, steps + 1):
+        clock.on_step_begin(*NOTHING)
+        gpu.queue_step()
+        if step % log_every == 0:
+            gpu.wait()  # the Trainer reads the loss
+            clock.read()
+        if step == save_at:
+            gpu.wait()
+            gpu.now += 5.0
+            clock.on_save(*NOTHING)
+
+
+def test_on_a_gpu_the_rate_is_taken_between_moments_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = QueuedGpu()
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: gpu.now)
+    clock = StepClock(gpu.wait)
+    run(clock, gpu, steps=40, log_every=10, save_at=25)
+    assert clock.median_step() == pytest.approx(0.1, rel=0.02)
+    assert all(seconds == pytest.approx(0.1, rel=0.02) for seconds in clock.steps)
+    assert len(clock.steps) == 6 + 10 + 5 + 10  # 4 to 10, 11 to 20, 26 to 30 after the save, 31 to 40
+
+
+def test_timing_the_starts_there_would_have_said_a_hundred_times_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = QueuedGpu()
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: gpu.now)
+    clock = StepClock()
+    run(clock, gpu, steps=40, log_every=1000)
+    assert clock.median_step() == pytest.approx(0.001)
+
+
+def test_the_collector_rests_in_a_training_and_comes_back() -> None:
+    assert gc.isenabled()
+    with restored_settings():
+        watcher = CollectSeldom()
+        watcher.on_train_begin(*NOTHING)
+        assert not gc.isenabled()
+        watcher.on_evaluate(*NOTHING)
+        watcher.on_save(*NOTHING)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
