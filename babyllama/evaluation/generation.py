@@ -1,14 +1,15 @@
 """Text from a model, and what can be counted of it.
 
 Prompts are batched with padding on the left, sampled by a seed of their own, and roll within the length the model was
-trained at: positions beyond it are untrained. distinct-n (Li et al. 2016, arXiv 1510.03055) is the share of different
-n-grams among all n-grams of the samples; repetition is the share of 4-grams of a sample that stood in it before. Words
-are those of `data/words.py`: in a script without spaces, grapheme clusters.
+trained at: positions beyond it are untrained. What computes a step and what chooses a token is in `models/decoding`.
+distinct-n (Li et al. 2016, arXiv 1510.03055) is the share of different n-grams among all n-grams of the samples;
+repetition is the share of 4-grams of a sample that stood in it before. Words are those of `data/words.py`: in a script
+without spaces, grapheme clusters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from babyllama.data.tokenizer import decode_behind
 from babyllama.data.words import word_starts, writes_unspaced
 from babyllama.data.words import words as split_words
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.decoding.decoder import Decoder, make_decoder
+from babyllama.models.decoding.sampling import Sampling
 from babyllama.models.gpu import full_float32
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
@@ -37,7 +40,6 @@ class Sample:
 
 
 @full_float32()
-@torch.inference_mode()
 def generate(
     model: Any,
     tokenizer: Any,
@@ -47,6 +49,7 @@ def generate(
     max_new_tokens: int = 100,
     temperature: float = TEMPERATURE,
     top_k: int = TOP_K,
+    sampling: Sampling | None = None,
     seed: int = 0,
     batch_size: int = 16,
 ) -> list[Sample]:
@@ -58,84 +61,76 @@ def generate(
         prompts: Texts; BOS is put in front; one longer than the window keeps its end.
         window: Positions the model was trained at: the context never exceeds it.
         max_new_tokens: Tokens to write at most; an end token ends a text.
-        temperature: 0 is greedy.
-        top_k: Sample among so many likeliest tokens.
-        seed: Same seed, same text.
-        batch_size: Prompts of one forward pass.
+        temperature: Divisor of the logits; 0 is greedy.
+        top_k: Number of likeliest tokens to choose among.
+        sampling: All settings of the choice, in place of `temperature` and `top_k`.
+        seed: Seed of the choice: same seed, same text.
+        batch_size: Number of prompts of one forward pass.
     """
     if max_new_tokens < 1:
         raise DataError(f"max_new_tokens {max_new_tokens}: at least 1")
-    first = bos_id(tokenizer)
-    encoded = [[first, *tokens] for tokens in encode_text(tokenizer, list(prompts))]
+    sampling = sampling or Sampling(temperature, top_k)
+    decoder = make_decoder(model, window)
+    encoded = encode_prompts(tokenizer, prompts)
     generator = torch.Generator().manual_seed(seed)
     samples: list[Sample] = []
     for start in range(0, len(encoded), batch_size):
-        rows = [row[-window:] for row in encoded[start : start + batch_size]]
-        written = _continue(model, tokenizer, rows, window, max_new_tokens, temperature, top_k, generator)
+        rows = encoded[start : start + batch_size]
+        written: list[list[int]] = [[] for _ in rows]
+        for chosen in decode(decoder, rows, sampling, max_new_tokens, generator, tokenizer.eos_token_id):
+            for tokens, token in zip(written, chosen, strict=True):
+                tokens += [] if token is None else [token]
         for prompt, tokens in zip(prompts[start : start + batch_size], written, strict=True):
             samples.append(Sample(prompt, decode_behind(tokenizer, tokens), len(tokens)))
     return samples
 
 
-def _continue(
-    model: Any,
-    tokenizer: Any,
-    rows: list[list[int]],
-    window: int,
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of prompts, BOS in front."""
+    first = bos_id(tokenizer)
+    return [[first, *tokens] for tokens in encode_text(tokenizer, list(prompts))]
+
+
+def decode(
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    sampling: Sampling,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int,
     generator: torch.Generator,
-) -> list[list[int]]:
-    """New ids of each row, up to its end token. The cache is used until the window is full, then rebuilt in halves."""
-    device = next(model.parameters()).device
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    end = tokenizer.eos_token_id
+    end: int | None = None,
+) -> Iterator[list[int | None]]:
+    """Write on, a token of each text at a time: the one loop behind every text that is generated here.
+
+    The cache is used until the context is full; then the newer half of it is read anew.
+
+    Args:
+        decoder: Decoder of the model; its context length is never exceeded.
+        rows: Ids of the texts to continue; of one longer than the context, the end is read.
+        sampling: How a token is chosen.
+        max_new_tokens: Number of tokens to write at most.
+        generator: Generator of the choice.
+        end: Id of the token that ends a text, None for none.
+
+    Yields:
+        The new token of each text, None for one that has ended; until all have.
+    """
+    window = decoder.context_length
     contexts = [list(row) for row in rows]
-    written: list[list[int]] = [[] for _ in rows]
     done = [False] * len(rows)
-    cache: Any = None
-    length = 0
+    chosen: list[int] = []
     for _ in range(max_new_tokens):
-        if cache is None or length >= window:
-            keep = window if cache is None else max(1, window // 2)
-            contexts = [context[-keep:] for context in contexts]
-            ids, mask = _pad_left(contexts, pad, device)
-            cache, length = None, ids.shape[1]
+        if chosen and decoder.length < window:
+            logits = decoder.extend(chosen)
         else:
-            ids = torch.tensor([[context[-1]] for context in contexts], device=device)
-            mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=torch.long, device=device)], dim=1)
-            length += 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        cache = output.past_key_values
-        chosen = _choose(output.logits[:, -1].float().cpu(), temperature, top_k, generator)
+            keep = max(1, window // 2) if chosen else window
+            logits = decoder.begin([context[-keep:] for context in contexts])
+        chosen = sampling.choose(logits, contexts, generator)
         for row, token in enumerate(chosen):
             contexts[row].append(token)
             done[row] = done[row] or token == end
-            if not done[row]:
-                written[row].append(token)
+        yield [None if ended else token for ended, token in zip(done, chosen, strict=True)]
         if all(done):
-            break
-    return written
-
-
-def _pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
-
-
-def _choose(logits: torch.Tensor, temperature: float, top_k: int, generator: torch.Generator) -> list[int]:
-    """Return one token a row: the likeliest at temperature 0, else sampled among the top k."""
-    if temperature <= 0:
-        return logits.argmax(dim=1).tolist()
-    values, tokens = logits.topk(min(top_k, logits.shape[1]), dim=1)
-    picks = torch.multinomial(torch.softmax(values / temperature, dim=1), 1, generator=generator)
-    return tokens.gather(1, picks).squeeze(1).tolist()
+            return
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:

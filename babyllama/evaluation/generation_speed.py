@@ -1,6 +1,7 @@
-"""How fast a model writes: tokens per second at batch 1 and larger, the median of repeats after a warm-up.
+"""How fast a model generates: tokens per second at batch 1 and larger, the median of repeats after a warm-up.
 
-The device is synchronised before the clock is read, and only tokens that were really made count.
+What is timed is the loop that writes every text here (`generation.decode`), greedily. The device is synchronised
+before the clock is read, and only tokens that were really made count.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import time
 from typing import Any
 
 import torch
+
+from babyllama.evaluation.generation import decode
+from babyllama.models.decoding.decoder import Decoder, make_decoder
+from babyllama.models.decoding.sampling import GREEDY
 
 REPEATS = 5
 NEW_TOKENS = 32
@@ -22,18 +27,10 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-@torch.inference_mode()
-def _write(model: Any, batch: int, prompt_length: int, new_tokens: int) -> int:
-    """Greedy decoding with a key/value cache from a fixed prompt; number of tokens made."""
-    device = next(model.parameters()).device
-    ids = torch.ones(batch, prompt_length, dtype=torch.long, device=device)
-    cache, made = None, 0
-    for _ in range(new_tokens):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        ids = output.logits[:, -1:].argmax(dim=-1)
-        made += batch
-    return made
+def _write(decoder: Decoder, batch: int, prompt_length: int, new_tokens: int) -> int:
+    """Write greedily behind a fixed prompt; return the number of tokens made."""
+    steps = decode(decoder, [[1] * prompt_length] * batch, GREEDY, new_tokens, torch.Generator())
+    return sum(len(tokens) for tokens in steps)
 
 
 def generation_speed(
@@ -54,13 +51,14 @@ def generation_speed(
     new_tokens = min(NEW_TOKENS, max(1, window // 2))
     prompt = min(8, max(1, window - new_tokens))
     figures: dict[str, Any] = {"new_tokens": new_tokens, "repeats": repeats, "device": str(device)}
+    decoder = make_decoder(model, window)
     for batch in batch_sizes:
-        _write(model, batch, prompt, new_tokens)
+        _write(decoder, batch, prompt, new_tokens)
         rates = []
         for _ in range(repeats):
             _synchronize(device)
             started = time.perf_counter()
-            made = _write(model, batch, prompt, new_tokens)
+            made = _write(decoder, batch, prompt, new_tokens)
             _synchronize(device)
             rates.append(made / (time.perf_counter() - started))
         figures[f"batch_{batch}_tokens_per_second"] = statistics.median(rates)

@@ -1,0 +1,240 @@
+"""Decoders: the logits of the next token of a batch of texts that grow by one token at a time.
+
+`LeanDecoder` computes Llama, GPT-2 and GPT-J from plain matrices (`lean_model.py`) with keys and values in tensors that
+are allocated once for the whole context. `TransformersDecoder` runs any causal model with Transformers' own cache.
+`make_decoder` takes the first wherever it is proved on the model at hand: both write the same short texts of unequal
+length, and their logits have to agree.
+
+Texts are padded on the left, so that the newest token of all of them stands in the last column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from babyllama.models.decoding.lean_model import LeanLayer, LeanModel, take_apart
+
+PROOF_TOKENS = 128  # of the longer text; positions are looked up in tables, so later ones differ in numbers only
+TOLERANCE = 1e-3  # of the largest logit; float32 in another order differs by 1e-6 to 1e-5
+
+
+class Decoder(Protocol):
+    """A batch of texts, their cache, and the logits of what comes next."""
+
+    context_length: int
+    length: int
+
+    def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Read whole texts, forgetting what was read before, and return the (B, V) logits behind each."""
+
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each text and return the (B, V) logits behind it."""
+
+
+def pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor | None]:
+    """Join rows of ids to a (B, T) tensor, filled on the left with 0.
+
+    Returns:
+        The ids, and a (B, T) boolean mask that is True at real tokens; None where all rows are equally long.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    if all(len(row) == width for row in rows):
+        return ids, None
+    missing = torch.tensor([width - len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) >= missing[:, None]
+
+
+class TransformersDecoder:
+    """Decode with the model's own forward and Transformers' cache."""
+
+    def __init__(self, model: Any, context_length: int) -> None:
+        """Wrap a model.
+
+        Args:
+            model: A causal language model in evaluation mode.
+            context_length: Number of tokens that a text may have.
+        """
+        self.model, self.context_length, self.length = model, context_length, 0
+        self.device = next(model.parameters()).device
+        self._cache: Any = None
+        self._mask = torch.empty(0)
+
+    @torch.inference_mode()
+    def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Read whole texts and return the (B, V) logits behind each."""
+        ids, mask = pad_left(rows, self.device)
+        self._cache, self.length = None, ids.shape[1]
+        self._mask = torch.ones_like(ids) if mask is None else mask.long()
+        return self._forward(ids)
+
+    @torch.inference_mode()
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each text and return the (B, V) logits behind it."""
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
+        self.length += 1
+        return self._forward(ids)
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cache = output.past_key_values
+        return output.logits[:, -1].float()
+
+
+class LeanDecoder:
+    """Decode from plain matrices with keys and values allocated once."""
+
+    def __init__(self, parts: LeanModel, context_length: int) -> None:
+        """Take the parts of a model.
+
+        Args:
+            parts: Model taken apart for at least `context_length` positions.
+            context_length: Number of tokens that a text may have.
+        """
+        self.parts, self.context_length, self.length = parts, context_length, 0
+        self.device = parts.embedding.device
+        self._missing: Tensor | None = None  # (B,) columns of padding in front of each text
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    @torch.inference_mode()
+    def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Read whole texts and return the (B, V) logits behind each."""
+        ids, real = pad_left(rows, self.device)
+        self._missing = None if real is None else (~real).sum(1)
+        if not self._keys or self._keys[0].shape[0] != len(rows):
+            parts = self.parts
+            shape = (len(rows), parts.kv_heads, self.context_length, parts.head_size)
+            self._keys = [parts.embedding.new_zeros(shape) for _ in parts.layers]
+            self._values = [parts.embedding.new_zeros(shape) for _ in parts.layers]
+        self.length = 0
+        return self._forward(ids)
+
+    @torch.inference_mode()
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each text and return the (B, V) logits behind it."""
+        return self._forward(torch.tensor(tokens, device=self.device)[:, None])
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """Read (B, T) tokens behind the cache; return the (B, V) logits of the last column."""
+        parts, (batch, count) = self.parts, ids.shape
+        start, end = self.length, self.length + count
+        at, mask = self._places(start, end)
+        rows = F.embedding(ids, parts.embedding)
+        if parts.positions is not None:
+            rows = rows + parts.positions[at]
+        rotation = None
+        if parts.rotation is not None:
+            cosines, sines = parts.rotation[0][at], parts.rotation[1][at]
+            rotation = (cosines, sines) if self._missing is None else (cosines[:, None], sines[:, None])
+        rows = rows.reshape(batch * count, -1)
+        for layer, keys, values in zip(parts.layers, self._keys, self._values, strict=True):
+            normed = layer.attention_norm(rows)
+            attended = self._attend(layer, normed, (batch, count), keys, values, rotation, mask)
+            if layer.mlp_norm is None:
+                rows = rows + attended + layer.mlp(normed)
+            else:
+                rows = rows + attended
+                rows = rows + layer.mlp(layer.mlp_norm(rows))
+        self.length = end
+        last = rows.view(batch, count, -1)[:, -1]
+        return parts.head(parts.norm(last)).float()
+
+    def _places(self, start: int, end: int) -> tuple[slice | Tensor, Tensor | None]:
+        """Return the positions of the new columns and a mask of what they may see.
+
+        Returns:
+            A slice, or (B, T) where texts are padded; None where the mask is that of causal attention, else
+            (B, 1, T, S), True where a column may be seen. Padding sees itself, so that no row is empty.
+        """
+        if self._missing is None:
+            if start == 0 or end - start == 1:
+                return slice(start, end), None
+            columns = torch.arange(end, device=self.device)
+            return slice(start, end), (columns <= columns[start:, None])[None, None]
+        columns = torch.arange(end, device=self.device)
+        missing, new = self._missing[:, None], columns[start:]
+        seen = (columns >= missing)[:, None, :] & (columns <= new[:, None])  # (B, T, S)
+        seen = seen | (columns == new[:, None])
+        return (new - missing).clamp(min=0), seen[:, None]
+
+    def _attend(
+        self,
+        layer: LeanLayer,
+        rows: Tensor,
+        shape: tuple[int, int],
+        keys: Tensor,
+        values: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """Attend with (B*T, D) rows to all columns so far, whose keys and values are put into the cache."""
+        parts, (batch, count) = self.parts, shape
+        heads, kv_heads = parts.heads, parts.kv_heads
+        start, end = self.length, self.length + count
+        joined = layer.qkv(rows).view(batch, count, -1, parts.head_size).transpose(1, 2)  # (B, H + 2K, T, E)
+        turned = joined[:, : heads + kv_heads]
+        if rotation is not None:
+            turned = torch.addcmul(turned * rotation[0], turned.roll(parts.head_size // 2, -1), rotation[1])
+        keys[:, :, start:end] = turned[:, heads:]
+        values[:, :, start:end] = joined[:, heads + kv_heads :]
+        query, key, value = turned[:, :heads], keys[:, :, :end], values[:, :, :end]
+        shared = heads // kv_heads
+        if shared > 1 and count == 1:  # the heads of a group are rows of one query
+            query = query.reshape(batch, kv_heads, shared, -1)
+        elif shared > 1:
+            key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        causal = mask is None and count > 1
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=layer.scaling)
+        attended = attended.reshape(batch, heads, count, -1)
+        return layer.output(attended.transpose(1, 2).reshape(batch * count, -1))
+
+
+def make_decoder(model: Any, context_length: int) -> Decoder:
+    """Return the fastest decoder that is proved to write what the model writes.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        context_length: Number of tokens that a text may have.
+    """
+    parts = take_apart(model, context_length)
+    if parts is None:
+        return TransformersDecoder(model, context_length)
+    lean = LeanDecoder(parts, context_length)
+    proved = getattr(model, "_babyllama_lean_ok", None)
+    if proved is None:
+        proved = _agree(lean, TransformersDecoder(model, context_length))
+        model._babyllama_lean_ok = proved
+    return lean if proved else TransformersDecoder(model, context_length)
+
+
+def slower_because(decoder: Decoder) -> str | None:
+    """Return a line that says why a decoder is not the lean one, None where it is."""
+    if not isinstance(decoder, TransformersDecoder):
+        return None
+    return f"{type(decoder.model).__name__} has no lean decoding step: generation runs at the speed of Transformers"
+
+
+def _agree(lean: Decoder, reference: Decoder) -> bool:
+    """Return whether two decoders give the same logits behind two texts of unequal length and two steps more."""
+    longest = max(1, min(lean.context_length, PROOF_TOKENS) - 2)
+    vocabulary = reference.model.get_input_embeddings().weight.shape[0]  # type: ignore[attr-defined]
+    ids = torch.randint(vocabulary, (longest + 4,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [ids[:longest], ids[: max(1, longest // 2)]]
+    pairs = [(lean.begin(rows), reference.begin(rows))]
+    if lean.context_length > 2:
+        pairs += [(lean.extend(new), reference.extend(new)) for new in (ids[-4:-2], ids[-2:])]
+    return all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)
