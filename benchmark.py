@@ -80,7 +80,7 @@ class BenchmarkSuite:
 
     def _open(self, named: dict[str, Path]) -> list[BenchmarkRun]:
         """Load every checkpoint once; one that cannot be loaded is reported and left out."""
-        shared = ("minimal_pairs", "pair_ids", "pairs_half", "num_samples", "temperature", "seed")
+        shared = ("minimal_pairs", "pair_ids", "pairs_half", "pair_columns", "num_samples", "temperature", "seed")
         options = {name: getattr(self.config, name) for name in shared}
         evaluator_of = partial(ModelEvaluator, device=self.device, **options)
         runs = []
@@ -205,7 +205,7 @@ class BenchmarkSuite:
             "minimal_pairs",
             lambda run: run.evaluator.evaluate_minimal_pairs(),
             [
-                pairs_fingerprint(self.config.minimal_pairs, self.config.pair_ids),
+                pairs_fingerprint(self.config.minimal_pairs, self.config.pair_ids, self.config.pair_columns),
                 self.config.pairs_half,
                 self.config.seed,
             ],

@@ -35,11 +35,13 @@ class BenchmarkConfig(Section):
     eval_data: list[str] = Field(default_factory=list)
     """Text on which all runs are scored, as it is; none: the held-out set that they share."""
     minimal_pairs: list[str] = Field(default_factory=list)
-    """Folders of pairs (BLiMP and its like)."""
+    """Folders or files of pairs (BLiMP and its like), or NAME=PATH."""
     pair_ids: str | None = None
     """A list of IDs that filters the pairs."""
     pairs_half: Literal["even", "odd"] | None = None
     """Only the pairs with an even or an odd pairID; null: all."""
+    pair_columns: str | None = None
+    """Which columns of the pairs hold what: good=A,bad=B or text=A,label=B,id=C; null: the names of the common sets."""
     prompts: list[str] = Field(default_factory=list)
     """Beginnings for the texts that are counted for diversity; none: beginnings of the shared text."""
     paraphrases: list[tuple[str, str]] = Field(default_factory=list)
@@ -109,11 +111,11 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
         "checkpoints", nargs="*", help="run folders, or a sweep's (default: every finished run under models/)"
     )
     parser.add_argument("--eval-data", nargs="+", metavar="PATH", help="text for all runs, as it is")
-    parser.add_argument("--minimal-pairs", nargs="+", metavar="DIR", help="folders of *.jsonl pairs (BLiMP)")
+    parser.add_argument("--minimal-pairs", nargs="+", metavar="[NAME=]PATH", help="sets of minimal pairs (BLiMP)")
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs")
-    parser.add_argument(
-        "--pairs-half", choices=["even", "odd"], help="only pairs with such a pairID: choose, then report"
-    )
+    half = "only pairs with such a pairID: choose, then report"
+    parser.add_argument("--pairs-half", choices=["even", "odd"], help=half)
+    parser.add_argument("--pair-columns", metavar="good=A,bad=B", help="columns of the pairs, where not known")
     parser.add_argument("--benchmarks", metavar="A,B", help=f"of {', '.join(benchmarks)} and a plugin's; default: all")
     parser.add_argument(
         "--group",
@@ -147,6 +149,7 @@ def config_of(args: argparse.Namespace) -> BenchmarkConfig:
         "minimal_pairs": args.minimal_pairs,
         "pair_ids": args.pair_ids,
         "pairs_half": args.pairs_half,
+        "pair_columns": args.pair_columns,
         "benchmarks": args.benchmarks.split(",") if args.benchmarks else None,
         "prompts": read_prompts(args.custom_prompts),
         "num_samples": args.num_samples,

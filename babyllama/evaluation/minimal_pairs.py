@@ -11,6 +11,9 @@ difference is told from chance with far fewer pairs. It chooses recipes; the acc
 the accuracy. `half` keeps the pairs with an even or an odd pairID (where it is no number: the pair's place in its
 paradigm, from 0), so that a recipe can be chosen on one half and reported on the other.
 
+An item may have several bad sentences (data/formats/pairs.py): it is right when the good one is likelier than each, its
+`bad` is the score of the likeliest, and guessing is right in 1/(1 + number of bad ones): `chance`.
+
 Both sentences of a pair are scored in one pass (pair_scoring.py). A sentence without a token scores 0 and is counted
 in `empty_sentences`.
 """
@@ -31,6 +34,7 @@ import torch
 
 from babyllama.common.console import say
 from babyllama.common.errors import DataError
+from babyllama.data.formats.pairs import pair_files, pair_sets, parse_columns, read_items
 from babyllama.evaluation.intervals import wilson
 from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
 from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
@@ -47,7 +51,7 @@ WHERE_TO_GET = (
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One pair. `uid` is the paradigm, `pair_id` its name inside it."""
+    """One pair. `uid` is the paradigm, `pair_id` its name inside it, `others` further bad sentences."""
 
     uid: str
     pair_id: str
@@ -55,38 +59,37 @@ class Pair:
     bad: str
     field: str = ""
     term: str = ""
+    others: tuple[str, ...] = ()
 
 
-def _pair(record: dict[str, Any], path: Path, number: int) -> Pair:
-    for key in ("sentence_good", "sentence_bad"):
-        if not isinstance(record, dict) or not isinstance(record.get(key), str):
-            raise DataError(f"{path}: line {number}: no text under `{key}`")
+def _pair(item: dict[str, Any]) -> Pair:
     return Pair(
-        uid=str(record.get("UID") or path.name.split(".")[0]),
-        pair_id=str(record.get("pairID", record.get("pair_id", number - 1))),
-        good=record["sentence_good"],
-        bad=record["sentence_bad"],
-        field=str(record.get("field", "")).replace("syntax/semantics", "syntax_semantics"),
-        term=str(record.get("linguistics_term", "")),
+        uid=item["paradigm"],
+        pair_id=item["id"],
+        good=item["good"],
+        bad=item["bad"][0],
+        field=item["field"].replace("syntax/semantics", "syntax_semantics"),
+        term=item["term"],
+        others=tuple(item["bad"][1:]),
     )
 
 
-def load_pairs(path: str | Path, ids: str | Path | None = None, half: str | None = None) -> list[Pair]:
-    """Read the pairs of a folder of *.jsonl files, or of one file.
+def load_pairs(
+    path: str | Path, ids: str | Path | None = None, half: str | None = None, columns: str | None = None
+) -> list[Pair]:
+    """Read the pairs of a folder, or of one file.
 
     Args:
-        path: Folder or file; lines with sentence_good and sentence_bad.
+        path: Folder or file (data/formats/pairs.py).
         ids: JSON file {UID: [pairID, ...]}: only these pairs (filtered BLiMP).
         half: `even` or `odd`: only these pairs (see the module's head).
+        columns: Which columns hold what, as `--pair-columns` says it; None: the names of the common sets.
 
     Raises:
         DataError: Nothing is there, or a line cannot be used; names file and line.
     """
     path = Path(path).expanduser()
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise DataError(f"--minimal-pairs: {path}: no *.jsonl file there")
-    pairs = [pair for file in files for pair in _read_file(file)]
+    pairs = [_pair(item) for item in read_items(path, parse_columns(columns))]
     if not pairs:
         raise DataError(f"--minimal-pairs: {path}: no pair in it")
     halved = keep_half(pairs, half)
@@ -115,18 +118,6 @@ def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
     return kept
 
 
-def _read_file(file: Path) -> list[Pair]:
-    pairs = []
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            pairs.append(_pair(json.loads(line), file, number))
-        except ValueError as error:
-            raise DataError(f"{file}: line {number}: not JSON: {error}") from None
-    return pairs
-
-
 def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
     try:
         wanted = {(uid, str(item)) for uid, items in json.loads(ids.read_text()).items() for item in items}
@@ -138,18 +129,31 @@ def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
     return chosen
 
 
-def pairs_fingerprint(paths: Sequence[str | Path], ids: str | Path | None = None) -> str:
-    """Return SHA-256 over the content of the pair files and of the filter: what a score on them depends on."""
-    digest = hashlib.sha256()
-    for path in [Path(given).expanduser() for given in [*paths, *([ids] if ids else [])]]:
-        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-            digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
+def pairs_fingerprint(paths: Sequence[str], ids: str | Path | None = None, columns: str | None = None) -> str:
+    """Return SHA-256 over the content of the pair files, of the filter and the columns: what a score on them depends on."""
+    digest = hashlib.sha256((columns or "").encode())
+    for name, path in pair_sets(list(paths)).items():
+        digest.update(name.encode() + b"\0")
+        for file in pair_files(path):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    if ids is not None:
+        digest.update(Path(ids).expanduser().read_bytes())
     return digest.hexdigest()
 
 
 def pairs_from_records(records: Sequence[dict[str, Any]]) -> list[Pair]:
     """Return pairs from plain dicts (the embedded corpus's)."""
-    return [_pair(record, Path("pairs"), number) for number, record in enumerate(records, start=1)]
+    return [
+        Pair(
+            uid=str(record["UID"]),
+            pair_id=str(record.get("pairID", number)),
+            good=record["sentence_good"],
+            bad=record["sentence_bad"],
+            field=str(record.get("field", "")),
+            term=str(record.get("linguistics_term", "")),
+        )
+        for number, record in enumerate(records)
+    ]
 
 
 def score_sentences(
@@ -282,9 +286,11 @@ def evaluate_pairs(
         Figures (accuracy, accuracy_ci, soft_accuracy, num_pairs, ties, paradigms, terms, fields) and one dict a pair
         with uid, pair_id, good, bad (nats) and correct.
     """
-    texts = [(pair.good, pair.bad) for pair in pairs]
+    texts = [(pair.good, bad) for pair in pairs for bad in (pair.bad, *pair.others)]
     scorer = screened_scores if screen else pair_scores
     scores = scorer(model, tokenizer, texts, max_length=max_length, batch_tokens=batch_tokens, progress=progress)
+    if len(texts) > len(pairs):
+        scores = _likeliest(scores, [1 + len(pair.others) for pair in pairs])
     items = [
         {"uid": pair.uid, "pair_id": pair.pair_id, "good": good, "bad": bad, "correct": good > bad}
         for pair, (good, bad) in zip(pairs, scores, strict=True)
@@ -292,7 +298,19 @@ def evaluate_pairs(
     sentences = [text for pair in texts for text in pair]
     figures = summarize_pairs(pairs, items)
     figures["empty_sentences"] = sum(not tokens for tokens in encode_text(tokenizer, sentences))
+    if len(texts) > len(pairs):
+        figures["chance"] = sum(1 / (2 + len(pair.others)) for pair in pairs) / len(pairs)
     return figures, items
+
+
+def _likeliest(scores: list[tuple[float, float]], counts: list[int]) -> list[tuple[float, float]]:
+    """Of each item's scores the one whose bad sentence is the likeliest; the good sentence was scored with each.
+
+    >>> _likeliest([(-5.0, -7.0), (-5.0, -4.0), (-1.0, -2.0)], [2, 1])
+    [(-5.0, -4.0), (-1.0, -2.0)]
+    """
+    ends = np.cumsum(counts).tolist()
+    return [max(scores[end - count : end], key=lambda s: s[1]) for end, count in zip(ends, counts, strict=True)]
 
 
 def soft_choice(good: float, bad: float) -> float:

@@ -20,11 +20,13 @@ class EvaluationOptions(Section):
     eval_data: list[str] = Field(default_factory=list)
     """Texts to score as they are (files, folders); none: the run's own held-out set."""
     minimal_pairs: list[str] = Field(default_factory=list)
-    """Folders or files of minimal pairs."""
+    """Minimal pairs: folders or files of JSONL, CSV or TSV, or NAME=PATH."""
     pair_ids: str | None = None
     """A file of IDs, {UID: [pairID, ...]}: only these pairs are scored."""
     pairs_half: Literal["even", "odd"] | None = None
     """Only the pairs with an even or an odd pairID: recipes are chosen on one half and reported on the other."""
+    pair_columns: str | None = None
+    """Columns of the pairs, where their names are not known: good=A,bad=B or text=A,label=B,id=C; also paradigm=D."""
     window: int | None = Field(default=None, ge=1)
     """Tokens seen at once; unset: the length the model was trained at, else its positions."""
     stride: int | None = Field(default=None, ge=1)
@@ -55,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     """Add the flags of `evaluate.py` to a parser; their help is the options' own."""
     parser.add_argument("checkpoint", help="a local model folder")
     parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help=_help("eval_data"))
-    parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="DIR", help=_help("minimal_pairs"))
+    parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="[NAME=]PATH", help=_help("minimal_pairs"))
     parser.add_argument("--pair-ids", metavar="FILE", help=_help("pair_ids"))
     parser.add_argument("--pairs-half", choices=["even", "odd"], help=_help("pairs_half"))
+    parser.add_argument("--pair-columns", metavar="good=A,bad=B", help=_help("pair_columns"))
     parser.add_argument("--screen-pairs", action="store_true", help=_help("screen_pairs"))
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(tasks)} and a plugin's; default: all")
     parser.add_argument("--num-samples", type=at_least(1), default=10, help=_help("num_samples"))

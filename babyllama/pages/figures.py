@@ -244,7 +244,8 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
         jobs.append(("held-out text", lambda axes: draw_bars(axes, rows, "bits per byte", None)))
     for name, figures in results.get("minimal_pairs", {}).items():
         shown = paradigm_rows(figures)[:20]
-        jobs.append((f"minimal pairs: {name}", lambda axes, s=shown: draw_bars(axes, s, "% right", 50)))
+        chance = 100 * figures.get("chance", 0.5)
+        jobs.append((f"minimal pairs: {name}", lambda axes, s=shown, c=chance: draw_bars(axes, s, "% right", c)))
     curve = results.get("token_statistics", {}).get("calibration")
     if curve:
         jobs.append(("calibration", lambda axes: draw_calibration(axes, curve)))

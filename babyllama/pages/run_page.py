@@ -231,7 +231,9 @@ def run_figures(
     if rows:
         found["domains"] = plots.interval_chart(rows, "bits per byte (lower is better)")
     for folder, pairs in results.get("minimal_pairs", {}).items():
-        found[f"pairs:{folder}"] = plots.interval_chart(plots.paradigm_rows(pairs), "% right", chance=50)
+        found[f"pairs:{folder}"] = plots.interval_chart(
+            plots.paradigm_rows(pairs), "% right", chance=100 * pairs.get("chance", 0.5)
+        )
     curve = results.get("token_statistics", {}).get("calibration")
     if curve:
         found["calibration"] = plots.calibration(curve)

@@ -143,7 +143,7 @@ def test_the_command_line_prints_and_writes(
         (["--batch-size", "many"], 2, "auto or a positive number"),
         (["--custom-prompts", "nowhere"], 2, "cannot be read"),
         (["--plugin", "nowhere.py"], 2, "no such file"),
-        (["--minimal-pairs", "nowhere", "--tasks", "minimal_pairs"], 2, "no *.jsonl file there"),
+        (["--minimal-pairs", "nowhere", "--tasks", "minimal_pairs"], 2, "no such file or folder"),
         (["--tasks", "perplexity"], 2, "give --eval-data"),
         (["--device", "tpu"], 2, "training.device"),
     ],
