@@ -130,7 +130,7 @@ def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
 
 
 def pairs_fingerprint(paths: Sequence[str], ids: str | Path | None = None, columns: str | None = None) -> str:
-    """Return SHA-256 over the content of the pair files, of the filter and the columns: what a score on them depends on."""
+    """Return SHA-256 over the content of the pair files, the filter and the columns: what their scores depend on."""
     digest = hashlib.sha256((columns or "").encode())
     for name, path in pair_sets(list(paths)).items():
         digest.update(name.encode() + b"\0")

@@ -103,7 +103,7 @@ def read_items(path: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
 
     Args:
         path: A file or a folder.
-        columns: From `parse_columns`.
+        columns: Column of each role, from `parse_columns`.
 
     Raises:
         DataError: Names file and line.
