@@ -208,12 +208,10 @@ class ModelEvaluator:
         return found
 
     def _pair_sets(self) -> dict[str, list[Pair]]:
-        from babyllama.data.formats.pairs import pair_sets
-        from babyllama.evaluation.minimal_pairs import keep_half, load_pairs, pairs_from_records
+        from babyllama.evaluation.minimal_pairs import keep_half, load_pair_sets, pairs_from_records
 
         ids, half, columns = self.options.pair_ids, self.options.pairs_half, self.options.pair_columns
-        given = pair_sets(self.options.minimal_pairs)
-        sets = {name: load_pairs(path, ids, half, columns) for name, path in given.items()}
+        sets = load_pair_sets(self.options.minimal_pairs, ids, half, columns)
         if not sets and self.learned_embedded_corpus():
             from babyllama.data import synthetic
 

@@ -99,6 +99,13 @@ def load_pairs(
     return [pair for pair in _filtered(pairs, Path(ids)) if (pair.uid, pair.pair_id) in kept]
 
 
+def load_pair_sets(
+    given: Sequence[str], ids: str | None = None, half: str | None = None, columns: str | None = None
+) -> dict[str, list[Pair]]:
+    """Read the sets of `--minimal-pairs`, by name; the other arguments are those of `load_pairs`."""
+    return {name: load_pairs(path, ids, half, columns) for name, path in pair_sets(list(given)).items()}
+
+
 def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
     """Keep the pairs with an even or an odd pairID; where it is no number, the pair's place in its paradigm counts.
 
