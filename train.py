@@ -93,7 +93,7 @@ def train(
     from babyllama.training.out_of_memory import train_within_memory
     from babyllama.training.recipes.cooldown import trunk_folder
     from babyllama.training.run_folder import guard_run
-    from babyllama.training.start import find_start
+    from babyllama.training.start import choose_parts, find_start
     from babyllama.training.stop_signals import StopSignals
 
     quiet_libraries()
@@ -109,7 +109,10 @@ def train(
         data = distributed.rank_zero_first(lambda: prepare_data(config))
 
         # 2. Run folder: may this run write here, and from which checkpoint does it start?
-        run_dir, fingerprint = run_folder(config), run_fingerprint(config, data)
+        run_dir, words = run_folder(config), len(data.tokenizer)
+        parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
+        config.training.gradient_accumulation_steps = parts
+        fingerprint = run_fingerprint(config, data)
         with run_lock(run_dir), StopSignals() as signals:
             asked = {"overwrite": overwrite, "resume": bool(resume)}
             if distributed.on_rank_zero(lambda: guard_run(run_dir, fingerprint, **asked)) == "finished":

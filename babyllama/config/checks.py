@@ -93,7 +93,7 @@ def cross_checks(config: Config, source: str) -> list[str]:
             )
         elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
             problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")
-    if t.batch_size % t.gradient_accumulation_steps:
+    if t.batch_size % t.parts:
         divisors = [n for n in range(1, t.batch_size + 1) if t.batch_size % n == 0]
         problems.append(
             f"training.gradient_accumulation_steps: {t.gradient_accumulation_steps} does not divide batch_size "

@@ -11,6 +11,12 @@ from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.config.run_layout import name_after_corpus
 
+
+def _auto_or_int(text: str) -> str | int:
+    """Return `auto`, or a whole number."""
+    return text if text == "auto" else int(text)
+
+
 # flag, configuration key, type; the help is the key's docstring in schema.py
 FLAGS: list[tuple[str, str, Callable[[str], Any]]] = [
     ("--lr", "training.lr", float),
@@ -18,7 +24,7 @@ FLAGS: list[tuple[str, str, Callable[[str], Any]]] = [
     ("--batch-size", "training.batch_size", int),
     ("--num-epochs", "training.num_epochs", float),
     ("--max-steps", "training.max_steps", int),
-    ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", int),
+    ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", _auto_or_int),
     ("--seed", "training.seed", int),
     ("--device", "training.device", str),
     ("--output-dir", "logging.output_dir", str),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from babyllama.common.units import parse_count
 
@@ -46,6 +46,13 @@ def _decays(value: Any) -> Any:
     if not all(0 < decay < 1 for decay in found):
         raise ValueError("a decay lies above 0 and below 1, e.g. 0.999")
     return found or None
+
+
+def _at_least_one(value: Any) -> Any:
+    """Refuse counts below 1."""
+    if value != "auto" and value < 1:
+        raise ValueError("at least 1, or auto")
+    return value
 
 
 AutoBool = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_bool)]
@@ -162,8 +169,8 @@ class TrainingConfig(Section):
     """AdamW, or Muon for hidden matrices with AdamW for the rest."""
     batch_size: int = Field(32, ge=1)
     """Sequences per optimizer step, over all devices."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Parts a step is computed in; must divide batch_size."""
+    gradient_accumulation_steps: Annotated[Literal["auto"] | int, AfterValidator(_at_least_one)] = 1
+    """Parts a step is computed in; must divide batch_size; auto: the fewest that should fit into memory."""
     num_epochs: float = Field(1, gt=0)
     """Passes over the training text."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -228,6 +235,11 @@ class TrainingConfig(Section):
     """Which weights become the run's model: the last, the best on the held-out curve, or the average of ema_decay."""
     dataloader_num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is as fast, the loader needs no help (docs/performance.md)."""
+
+    @property
+    def parts(self) -> int:
+        """Parts a step is computed in; one as long as `auto` is not decided (`training.start.choose_parts`)."""
+        return 1 if self.gradient_accumulation_steps == "auto" else self.gradient_accumulation_steps
 
 
 class LoggingConfig(Section):

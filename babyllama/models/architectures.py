@@ -169,6 +169,29 @@ BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
 BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass
 
 
+HEAD_BLOCK_ROWS = 1024  # rows whose logits the fused head holds at once (fused_loss.py)
+
+
+def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> int:
+    """Estimate the memory of a training step: weights, optimizer, activations of one part, the head's buffers.
+
+    Args:
+        config: Run configuration.
+        vocab_size: Tokens in the vocabulary.
+        parameters: Parameters of the model.
+        parts: Parts that a step is computed in, over all devices.
+
+    >>> config = load_config(preset_paths()["llama-97M"])
+    >>> [round(step_bytes(config, 16_000, 97_000_000, parts) / 1e9, 1) for parts in (1, 4, 8)]
+    [7.1, 3.2, 2.6]
+    """
+    model = config.model
+    tokens = config.training.batch_size * config.data.seq_length // parts
+    kept = parameters * (BYTES_PER_PARAMETER + 2)  # and a cast of the weights in 16 bits
+    head = vocab_size * model.hidden_size * 4 + HEAD_BLOCK_ROWS * vocab_size * 10  # d(weight); logits, powers, 16 bits
+    return kept + head + tokens * model.n_layer * model.hidden_size * BYTES_PER_ACTIVATION
+
+
 @dataclass(frozen=True)
 class Preset:
     """One preset's figures; memory is an estimate of weights, optimizer state and activations."""
@@ -188,7 +211,7 @@ def presets() -> list[Preset]:
         config = load_config(path)
         parameters = count_parameters(config, config.data.vocab_size)
         tokens = config.training.batch_size * config.data.seq_length
-        micro = tokens // config.training.gradient_accumulation_steps
+        micro = tokens // config.training.parts
         activations = micro * config.model.n_layer * config.model.hidden_size * BYTES_PER_ACTIVATION
         memory = parameters * BYTES_PER_PARAMETER + activations
         found.append(Preset(name, config.model.type, parameters, tokens, config.training.num_epochs, memory))

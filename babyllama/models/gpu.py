@@ -196,6 +196,19 @@ def compile_seconds(cache: Path) -> float:
     return WARM_COMPILE_SECONDS if warm else COLD_COMPILE_SECONDS
 
 
+def free_bytes(device: str) -> int | None:
+    """Return the free memory of a GPU, or of the machine for other devices; None where the system does not say."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether torch could not get memory, on a GPU or on the CPU.
 

@@ -127,7 +127,7 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     device = resolve_device(training.device)
     precision = _precision(training, device)
     tokens = total_steps * training.batch_size * config.data.seq_length
-    micro_steps = total_steps * int(training.gradient_accumulation_steps)
+    micro_steps = total_steps * training.parts
     size = RunSize(6.0 * num_parameters * tokens, micro_steps, config.model.n_layer)
     compiling = _compile(training, device, size)
     attention = training.attention

@@ -43,12 +43,12 @@ def count_steps(config: Config, chunks: int, world_size: int = 1) -> StepCounts:
         ConfigError: batch_size does not divide over accumulation and devices; names what does.
     """
     training = config.training
-    parts = training.gradient_accumulation_steps * world_size
+    parts = training.parts * world_size
     if training.batch_size % parts:
         divisors = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0]
         raise ConfigError(
             f"training.batch_size: {training.batch_size} does not divide into gradient_accumulation_steps "
-            f"{training.gradient_accumulation_steps} x {world_size} processes; it divides by {divisors}"
+            f"{training.parts} x {world_size} processes; it divides by {divisors}"
         )
     per_epoch = chunks // training.batch_size
     total = training.max_steps or math.ceil(training.num_epochs * per_epoch)
@@ -77,7 +77,7 @@ def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_d
         output_dir=str(run_dir),
         per_device_train_batch_size=plan.micro_batch,
         per_device_eval_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_accumulation_steps=training.parts,
         num_train_epochs=training.num_epochs,
         max_steps=training.max_steps or -1,
         learning_rate=training.lr,

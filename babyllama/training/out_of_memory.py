@@ -38,7 +38,7 @@ def smaller_parts(training: TrainingConfig, world_size: int = 1) -> int | None:
     3
     """
     most = training.batch_size // world_size
-    candidates = range(2 * training.gradient_accumulation_steps, most + 1)
+    candidates = range(2 * training.parts, most + 1)
     return next((parts for parts in candidates if training.batch_size % (parts * world_size) == 0), None)
 
 

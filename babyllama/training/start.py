@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common import distributed
 from babyllama.common.console import is_main_process, say
-from babyllama.common.files import write_json
+from babyllama.common.files import read_json, write_json
+from babyllama.common.units import human_bytes
 from babyllama.config.loading import save_config
 from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
 
@@ -70,6 +71,47 @@ def find_start(
         say(notice)
     say(f"resuming from {checkpoint.name}")
     return Start(checkpoint, Runtime(**extra["runtime"]))
+
+
+FULL = 0.85  # share of the free memory that an estimated step may take; what it misses, halving mends
+
+
+def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) -> int:
+    """Choose in how many parts a step is computed where `gradient_accumulation_steps` is `auto`, with a line.
+
+    The fewest whose estimate fits: each part costs its own kernel launches and its own cast of all weights (2.2 GB at
+    360M). A run that has begun keeps its number, because the sums would be rounded otherwise.
+
+    Args:
+        config: Run configuration.
+        vocab_size: Tokens in the vocabulary.
+        device: Where it will be computed.
+        run_dir: The run folder, perhaps with the fingerprint of an earlier start.
+
+    Returns:
+        A divisor of batch_size over the number of processes, or the configured number.
+    """
+    from babyllama.models.architectures import TABLE, count_parameters, step_bytes
+    from babyllama.models.gpu import free_bytes
+
+    training, processes = config.training, distributed.world_size()
+    if training.gradient_accumulation_steps != "auto":
+        return training.parts
+    key = "training.gradient_accumulation_steps"
+    earlier = read_json(run_dir / RUN_FINGERPRINT).get(key) if (run_dir / RUN_FINGERPRINT).is_file() else None
+    if isinstance(earlier, int) and training.batch_size % (earlier * processes) == 0:
+        say(f"gradient_accumulation_steps: {earlier}, as this run began")
+        return earlier
+    free = free_bytes(device)
+    most = training.batch_size // processes
+    fitting = [n for n in range(1, most + 1) if training.batch_size % (n * processes) == 0]
+    if free is None or config.model.type not in TABLE:
+        return fitting[0]
+    parameters = count_parameters(config, vocab_size)
+    bytes_of = {n: step_bytes(config, vocab_size, parameters, n * processes) for n in fitting}
+    parts = next((n for n in fitting if bytes_of[n] <= FULL * free), fitting[-1])
+    say(f"gradient_accumulation_steps: {parts} (about {human_bytes(bytes_of[parts])} of {human_bytes(free)} free)")
+    return parts
 
 
 def choose_runtime(config: Config, data: PreparedData, size: int, earlier: Runtime | None) -> Runtime:

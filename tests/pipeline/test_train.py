@@ -26,7 +26,7 @@ from tests.runs import config_for, corpus, weights
 from train import create_model, train
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
