@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from babyllama.babylm.rules import Rules, Track
     from babyllama.babylm.tree import Tree
 
+RULES_VARIABLE = "BABYLLAMA_BABYLM_RULES"
 SHOWN = 10  # problems printed before the rest is counted
 
 
@@ -31,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rules", default="2026", help="2025, 2026 or a rules file of your own (default: %(default)s)")
+    parser.add_argument(
+        "--rules",
+        default=os.environ.get(RULES_VARIABLE, "2026"),
+        help=f"2025, 2026 or a rules file of your own (default: ${RULES_VARIABLE}, else 2026)",
+    )
     parser.add_argument("--track", default="strict-small", help="strict-small or strict (default: %(default)s)")
 
 

@@ -3,6 +3,9 @@
 Version 5 names every fast tokenizer `TokenizersBackend`, a class that version 4 does not know, and puts the rotary
 embedding's base and scaling into `rope_parameters`, which version 4 ignores: it then takes a base of 10,000. Evaluation
 pipelines pin versions 4 (BabyLM's: 4.51.3). The entries stand beside the new ones; version 5 reads the new ones.
+
+Version 4's fast tokenizers also give `token_type_ids` unless told not to. GPT-2 adds the embedding of token 0 for each of
+them: `model(**tokenizer(text))` would put `<pad>` onto every position (0.3 nats a token on a tiny model).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 from babyllama.common.files import read_json, write_json
 from babyllama.config.run_layout import MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 
+INPUTS = ["input_ids", "attention_mask"]
 NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
@@ -25,8 +29,8 @@ def write_old_names(folder: Path) -> None:
     tokenizer = folder / TOKENIZER_CONFIG
     if tokenizer.is_file() and (folder / TOKENIZER).is_file():
         found = read_json(tokenizer)
-        if found.get("tokenizer_class") in (None, NEW_CLASS):
-            write_json(tokenizer, found | {"tokenizer_class": OLD_CLASS})
+        if found.get("tokenizer_class") in (None, NEW_CLASS, OLD_CLASS):
+            write_json(tokenizer, {"model_input_names": INPUTS, **found, "tokenizer_class": OLD_CLASS})
     model = folder / MODEL_CONFIG
     if model.is_file():
         found = read_json(model)

@@ -26,6 +26,7 @@ def test_a_saved_llama_names_its_rotary_base_and_tokenizer_in_both_ways(
     assert (found["rope_theta"], found["rope_scaling"]) == (500.0, None)
     assert found["rope_parameters"]["rope_theta"] == 500.0
     assert read_json(tmp_path / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert read_json(tmp_path / "tokenizer_config.json")["model_input_names"] == ["input_ids", "attention_mask"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert model.config.rope_parameters["rope_theta"] == 500.0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
