@@ -4,8 +4,8 @@ Version 5 names every fast tokenizer `TokenizersBackend`, a class that version 4
 embedding's base and scaling into `rope_parameters`, which version 4 ignores: it then takes a base of 10,000. Evaluation
 pipelines pin versions 4 (BabyLM's: 4.51.3). The entries stand beside the new ones; version 5 reads the new ones.
 
-Version 4's fast tokenizers also give `token_type_ids` unless told not to. GPT-2 adds the embedding of token 0 for each of
-them: `model(**tokenizer(text))` would put `<pad>` onto every position (0.3 nats a token on a tiny model).
+Version 4's fast tokenizers also give `token_type_ids` unless told not to. GPT-2 adds the embedding of token 0 for each
+of them: `model(**tokenizer(text))` would put `<pad>` onto every position (0.3 nats a token on a tiny model).
 """
 
 from __future__ import annotations
