@@ -6,6 +6,7 @@ Each is a HuggingFace `TrainerCallback` and does one thing. None of them reads a
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -99,6 +100,56 @@ class StepClock(TrainerCallback):
     def median_step(self) -> float | None:
         """Return median seconds of one optimizer step, None before the first timed one."""
         return statistics.median(self.steps) if self.steps else None
+
+
+class WidenIntervals(TrainerCallback):
+    """Evaluates and saves less often where each would take more than 3% of the time.
+
+    Intervals are planned in steps: 20 evaluations and 10 saves a run. An epoch of llama-10M is seconds on a GPU, and
+    ten saves with their hashes cost as much again. What the first evaluation and the first save took decides how far
+    apart the next ones are; the last step is evaluated and saved in any case. An interval that is set stays as it is.
+
+    Args:
+        clock: Clock of the steps.
+        training: Recipe; its save_steps and eval_steps are not touched where they are set.
+        logging_steps: Steps between log lines; an interval stays a multiple of them, so that a resume logs alike.
+    """
+
+    SHARE, TIMED_STEPS = 0.03, 20
+
+    def __init__(self, clock: StepClock, training: TrainingConfig, logging_steps: int) -> None:
+        self.clock, self.logging_steps = clock, logging_steps
+        self.free = {name for name in ("save_steps", "eval_steps") if getattr(training, name) is None}
+        self._seconds: dict[str, float] = {}
+        self._saving_since: float | None = None
+
+    def evaluated(self, seconds: float) -> None:
+        """Note what an evaluation took."""
+        self._note("eval_steps", seconds)
+
+    def saving(self) -> None:
+        """Note that a save begins; it ends where the next step begins, manifest and rotation included."""
+        self._saving_since = time.perf_counter()
+
+    def _note(self, name: str, seconds: float) -> None:
+        if name in self.free:
+            self._seconds[name] = seconds
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Widen what was measured, once steps are timed as well."""
+        if self._saving_since is not None:
+            self._note("save_steps", time.perf_counter() - self._saving_since)
+            self._saving_since = None
+        if not self._seconds or len(self.clock.steps) < self.TIMED_STEPS:
+            return
+        step = self.clock.median_step() or 0.0
+        for name, seconds in self._seconds.items():
+            wanted = math.ceil(seconds / (self.SHARE * step) / self.logging_steps) * self.logging_steps
+            if wanted > getattr(state, name):
+                what, planned = "evaluating" if name == "eval_steps" else "saving", getattr(state, name)
+                say(f"{what} takes {human_seconds(seconds)}: every {wanted:,} steps, not every {planned:,}")
+                setattr(state, name, wanted)
+        self._seconds.clear()
 
 
 class CollectSeldom(TrainerCallback):

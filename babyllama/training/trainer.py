@@ -18,6 +18,7 @@ import math
 import os
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from babyllama.models.gpu import free_gpu_memory
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training import checkpoints
-from babyllama.training.callbacks import BestKeeper, CollectSeldom, StepClock, StopOnSignal
+from babyllama.training.callbacks import BestKeeper, CollectSeldom, StepClock, StopOnSignal, WidenIntervals
 from babyllama.training.optim import build_optimizer
 from babyllama.training.stop_signals import StopSignals
 
@@ -111,8 +112,11 @@ class BabyTrainer(Trainer):
             self.remove_callback(default)
         self.add_callback(self.clock)
         spare_the_walks(self.model)
+        self.intervals = WidenIntervals(self.clock, self.training_config, self.args.logging_steps)
         if on_gpu:
             self.add_callback(CollectSeldom())
+        if on_gpu and runtime.processes == 1:  # several would each measure something else, and wait for each other
+            self.add_callback(self.intervals)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon as the recipe says."""
@@ -161,6 +165,7 @@ class BabyTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint of what is finite."""
         self.check_finite()
+        self.intervals.saving()
         super()._save_checkpoint(model, trial)
 
     def stop_not_finite(self, value: float, step: int | None = None) -> None:
@@ -271,7 +276,11 @@ class BabyTrainer(Trainer):
         Returns:
             valid_loss (nats per token, over packed chunks), valid_perplexity, valid_bits_per_byte.
         """
+        if self.clock.wait is not None:
+            self.clock.wait()  # what is queued is training
+        started = time.perf_counter()
         loss = packed_loss(self, self.curve_chunks)
+        self.intervals.evaluated(time.perf_counter() - started)
         bits = loss * self.valid_tokens_per_byte / math.log(2)
         metrics = {"valid_loss": loss, "valid_perplexity": math.exp(min(loss, 700)), "valid_bits_per_byte": bits}
         self.log(dict(metrics))

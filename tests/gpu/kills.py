@@ -82,7 +82,13 @@ def not_finite(spec: Spec) -> Report:
     config.training.save_words = [words]
     config.plugins = [str(plugin)]
     save_config(config, spec.scratch / "run.yaml")
-    done = command("train.py", "--config", str(spec.scratch / "run.yaml"), limit=100, log=spec.scratch / "log.txt")
+    done = command(
+        "train.py",
+        "--config",
+        str(spec.scratch / "run.yaml"),
+        limit=100 if spec.cuda else 600,
+        log=spec.scratch / "log.txt",
+    )
     run = spec.scratch / "models" / "run"
     left = saved_after(run, 13)
     report = Report({"exit code": done.returncode}, notes=[done.stdout.strip().split("\n")[-1][:200]])

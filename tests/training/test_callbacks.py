@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from babyllama.config.schema import TrainingConfig
 from babyllama.models.gpu import restored_settings
 from babyllama.training import callbacks
-from babyllama.training.callbacks import CollectSeldom, StepClock
+from babyllama.training.callbacks import CollectSeldom, StepClock, WidenIntervals
 
 NOTHING: tuple[Any, Any, Any] = (None, None, None)
 
@@ -71,3 +73,43 @@ def test_the_collector_rests_in_a_training_and_comes_back() -> None:
         watcher.on_save(*NOTHING)
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+def widened(training: TrainingConfig, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Saving and evaluation intervals after an evaluation of 0.9 s and a save of 1.5 s; steps take 0.1 s."""
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    clock = StepClock()
+    clock.steps = [0.1] * steps
+    state = SimpleNamespace(save_steps=50, eval_steps=25)
+    intervals = WidenIntervals(clock, training, logging_steps=10)
+    intervals.evaluated(0.9)
+    intervals.saving()
+    now[0] = 1.5
+    intervals.on_step_begin(None, state, None)
+    return state.save_steps, state.eval_steps
+
+
+def test_evaluating_and_saving_stay_below_three_percent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert widened(TrainingConfig(), 20, monkeypatch) == (500, 300)
+    said = capsys.readouterr().out
+    assert "every 300 steps, not every 25" in said
+    assert "every 500 steps, not every 50" in said
+
+
+def test_intervals_that_are_set_and_unknown_speeds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widened(TrainingConfig(save_steps=50, eval_steps=25), 20, monkeypatch) == (50, 25)
+    assert widened(TrainingConfig(save_steps=50), 20, monkeypatch) == (50, 300)
+    assert widened(TrainingConfig(), 19, monkeypatch) == (50, 25)
+
+
+def test_intervals_are_never_made_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StepClock()
+    clock.steps = [10.0] * 20
+    state = SimpleNamespace(save_steps=50, eval_steps=25)
+    intervals = WidenIntervals(clock, TrainingConfig(), logging_steps=10)
+    intervals.evaluated(0.9)
+    intervals.on_step_begin(None, state, None)
+    assert (state.save_steps, state.eval_steps) == (50, 25)
