@@ -22,11 +22,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.common.command import run_command
+from babyllama.common.command import Parser, run_command
 from babyllama.common.console import say
 from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
 from babyllama.common.files import write_json
@@ -105,7 +106,11 @@ class BenchmarkSuite:
         from babyllama.comparison.shared_text import shared_documents
 
         if self.config.eval_data:
-            return raw_documents(self.config.eval_data)
+            documents = raw_documents(self.config.eval_data)
+            for run in self.runs:
+                if seen := run.evaluator.seen_in_training(documents):
+                    self.notes.append(f"{run.name} was trained on {seen:,} of the {len(documents):,} documents")
+            return documents
         documents, reason = shared_documents(self.runs)
         if reason:
             self.notes.append(f"perplexity and completion were not measured: {reason}. Give one text: --eval-data PATH")
@@ -139,8 +144,9 @@ class BenchmarkSuite:
             say(f"{name}: {run.name}")
             try:
                 figures, items = self._measure(run, name, function, options)
-            except BabyLlamaError as error:
-                self._fail(f"{run.name}: {name}", f"{run.name}: {name}: {error}")
+            except Exception as error:  # whatever one run raises must not cost the other runs' results
+                why = str(error) if isinstance(error, BabyLlamaError) else f"{type(error).__name__}: {error}"
+                self._fail(f"{run.name}: {name}", f"{run.name}: {name}: {why}")
                 figures, items = None, []
             run.results[name] = figures
             run.items += items
@@ -151,11 +157,15 @@ class BenchmarkSuite:
     def _measure(
         self, run: BenchmarkRun, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        key = [run.evaluator.window, options]  # the window is the run's, not in the files that `content` covers
+        from babyllama.plugins import BENCHMARKS as OF_PLUGINS
+        from babyllama.plugins import blamed
+
+        key = [run.evaluator.window, run.evaluator.device, options]  # neither is in the files that `content` covers
         found = None if options is None else self.cache.get(run.content, name, key)
         if found is None:
             before = len(run.evaluator.items)
-            figures = function(run)
+            with blamed(function, f"benchmark {name}") if function is OF_PLUGINS.get(name) else nullcontext():
+                figures = function(run)
             found = {"figures": figures, "items": run.evaluator.items[before:]}
             if options is not None:
                 self.cache.put(run.content, name, key, found)
@@ -178,7 +188,7 @@ class BenchmarkSuite:
 
         def measure(run: BenchmarkRun) -> dict[str, Any]:
             figures = run.evaluator.calculate_perplexity(documents)
-            return {key: value for key, value in figures.items() if key != "source_bits_per_byte"}
+            return {k: v for k, v in figures.items() if k not in {"source_bits_per_byte", "documents_trained_on"}}
 
         return self.for_each("perplexity", measure, self._text_options())
 
@@ -374,7 +384,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(prog="benchmark.py", description="Compare several runs.")
+    parser = Parser(prog="benchmark.py", description="Compare several runs.")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

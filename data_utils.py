@@ -23,7 +23,6 @@ from babyllama.common.cache_folders import Building, cache_home, content_key, re
 from babyllama.common.console import transfer
 from babyllama.common.disk_space import check_space
 from babyllama.common.errors import DataError
-from babyllama.common.files import atomic_path, write_text_atomic
 from babyllama.common.process_pool import worker_count
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
@@ -31,7 +30,6 @@ from babyllama.data.cleaners import (
     CLEANER_VERSION,
     DomainCleaners,
     create_cleaner_registry,
-    domain_of,
     spell_turns,
     spelling_key,
 )
@@ -46,13 +44,12 @@ from babyllama.data.corpus import (
     train_on,
     unfinished,
 )
-from babyllama.data.documents import Document, explain_rule
-from babyllama.data.prepared import PreparedData, cleaner_names, path_content, path_key
+from babyllama.data.documents import Document
+from babyllama.data.prepared import PreparedData, cleaner_names, document_notes, path_content, path_key
 from babyllama.data.splits import at_most_words, bounded_share, hold_out
 from babyllama.data.text_shards import TRAIN
 from babyllama.data.token_build import build_splits
 from babyllama.data.token_store import TokenSplit, open_split, write_split
-from babyllama.data.words import count_words
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -159,12 +156,15 @@ class DataProcessor:
             documents = (document for document, held in hold_out(documents, self._holdout()) if not held)
         yield from at_most_words(documents, self.data.max_words)
 
-    def held_out_documents(self) -> list[Document]:
+    def held_out_documents(self, split: str | None = None) -> list[Document]:
         """Held-out documents, the same in the same order as `prepare().valid`; never trained on.
 
         `prepare` keeps them in the cache; without it, or where they are damaged, the text is read again.
+
+        Args:
+            split: The `split_fingerprint` of a preparation, where the files may have changed since; None: as they are.
         """
-        kept = kept_held_out(held_out_folder(self.cache_dir(), self.split_fingerprint()))
+        kept = kept_held_out(held_out_folder(self.cache_dir(), split or self.split_fingerprint()))
         if kept is not None:
             self.rules.update(kept[1])
             return kept[0]
@@ -224,38 +224,30 @@ class DataProcessor:
             cache: The cache folder.
             split: The text's `split_fingerprint`, of which the tokenizer's key is made.
         """
+        from babyllama.data.prepared import keep_tokenizer, missing_tokenizer, tokenizer_text
         from babyllama.data.tokenizer import load_tokenizer, save_tokenizer
 
-        path = Path(self.data.tokenizer_path).expanduser() if self.data.tokenizer_path else None
+        given, output = self.data.tokenizer_path, self.data.tokenizer_output
+        path = Path(given or output).expanduser() if given or output else None
+        if given and not path.exists():
+            raise missing_tokenizer(path)
         if path is not None and path.exists():
             tokenizer = load_tokenizer(path)
-            self._say_if_foreign(path, split)
+            if tokenizer_text(path) != split:
+                self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
             return tokenizer
-        if path is None:
-            folder = (
-                cache
-                / "tokenizers"
-                / content_key(split, self.data.vocab_size, *["prefix space"] * self.data.prefix_space)
-            )
-            if read_sealed(folder) is not None:
-                return load_tokenizer(folder)
-        tokenizer = self._train_tokenizer(cache, split)
-        if path is None:
+        prefix = ["prefix space"] * self.data.prefix_space
+        folder = cache / "tokenizers" / content_key(split, self.data.vocab_size, *prefix)
+        if read_sealed(folder) is not None:
+            tokenizer = load_tokenizer(folder)
+        else:
+            tokenizer = self._train_tokenizer(cache, split)
             with Building(folder) as temporary:
                 save_tokenizer(tokenizer, temporary)
                 seal(temporary, {})
-        elif path.suffix == ".json":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tokenizer.backend_tokenizer.save(str(path))
-        else:
-            save_tokenizer(tokenizer, path)
-            write_text_atomic(path / "trained_on.txt", split + "\n")
+        if path is not None:
+            keep_tokenizer(tokenizer, path, split)
         return tokenizer
-
-    def _say_if_foreign(self, path: Path, split: str) -> None:
-        record = path / "trained_on.txt"
-        if not record.is_file() or record.read_text().strip() != split:
-            self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
 
     def _train_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
         text = self._corpus_text(cache, split)
@@ -299,7 +291,8 @@ class DataProcessor:
             cache_dir=folder,
             notes=[
                 *self.notes,
-                *(f"documents of {domain}: {explain_rule(rule)}" for domain, rule in meta["rules"].items()),
+                *sources.left_out(self.data.train_path, own_eval=self.data.eval_path is None),
+                *document_notes(meta["rules"]),
             ],
             source_nats=self._source_nats(),
             from_cache=from_cache,
@@ -375,7 +368,7 @@ def raw_documents(paths: Sequence[str]) -> list[Document]:
 
 
 def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, speaker_labels: str) -> Iterator[str]:
-    """Clean each text file of a path into `output/<domain>.<split>`, documents parted by `<|endoftext|>` lines.
+    """Clean each text file of a path into `output/<domain>.<split>` (babyllama/corpus/prepare.py).
 
     Args:
         path: A folder, file or glob of text.
@@ -385,15 +378,12 @@ def clean_folder(path: str, output: Path, split: str, domains: set[str] | None, 
         speaker_labels: `keep` or `remove`.
 
     Yields:
-        A line per file written.
+        A line per file written, and a line about what is left out.
     """
-    flag = "--babylm-10m" if split == "train" else "--babylm-dev"
-    for file in sources.find_files(path, "train" if split == "train" else "eval", flag):
-        wanted = domains is None or domain_of(file) in domains
-        processor = DataProcessor(DataConfig(clean=wanted, speaker_labels=speaker_labels if wanted else "keep"))
-        target, count, words = output / f"{domain_of(file)}.{split}", 0, 0
-        with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for document in processor._cleaned(processor._read_file(file)):
-                handle.write(document.text + "\n<|endoftext|>\n")
-                count, words = count + 1, words + count_words(document.text)
-        yield f"{target}: {count:,} documents, {words:,} words{'' if wanted else ' (not cleaned)'}"
+    from babyllama.corpus.prepare import prepare_folder
+
+    def read(file: Path, clean: bool) -> Iterator[Document]:
+        processor = DataProcessor(DataConfig(clean=clean, speaker_labels=speaker_labels if clean else "keep"))
+        return processor._cleaned(processor._read_file(file))
+
+    yield from prepare_folder(path, output, split, domains, read)

@@ -22,12 +22,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.common.command import run_command
+from babyllama.common.command import Parser, run_command, split_names
 from babyllama.common.console import progress, say
-from babyllama.common.errors import ConfigError, DataError
+from babyllama.common.errors import DataError
+from babyllama.common.files import read_json
 from babyllama.common.provenance import provenance
 from babyllama.config.run_layout import REPORT, TRAINING_CONFIG, TRAINING_METRICS
-from babyllama.evaluation.result_files import babylm_figures
+from babyllama.evaluation.results.files import babylm_figures
+from babyllama.evaluation.score_cache import checkpoint_content
 from data_utils import DataProcessor, raw_documents
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class ModelEvaluator:
         window: Tokens seen at once: the option, else the length the model was trained at, else its positions.
         prompts: Beginnings of the generated texts; None: beginnings of held-out documents.
         items: Scores of single documents and pairs, for the sidecar file.
+        failed: Tasks of plugins that raised.
 
     Raises:
         CheckpointError: The folder cannot be loaded.
@@ -76,6 +79,7 @@ class ModelEvaluator:
         from babyllama.evaluation.options import EvaluationOptions
         from babyllama.models.loading import load_model, load_tokenizer_of
         from babyllama.models.runtime import resolve_device
+        from babyllama.models.structure import positions_of
 
         self.options = (options or EvaluationOptions()).model_copy(update=EvaluationOptions(**settings).changed())
         self.checkpoint = Path(checkpoint).expanduser().resolve()
@@ -83,68 +87,62 @@ class ModelEvaluator:
         if self.device == "cpu":
             keep_freed_memory()
         self.model = load_model(self.checkpoint, self.device)
+        self._positions = positions_of(self.model)
         self.tokenizer = load_tokenizer_of(self.checkpoint)
-        self.window = self.options.window or self._trained_length()
+        trained = self.run_config.data.seq_length if self.run_config else self.max_positions or DEFAULT_WINDOW
+        self.window = self.options.window_within(self.max_positions, trained)
         self.batch_tokens = self.options.batch_tokens(self.window) or BATCH_TOKENS
         self.prompts = self.options.prompts
         self.items: list[dict[str, Any]] = []
-        self._check_window()
+        self.failed: list[str] = []
 
     # What the checkpoint says of itself
 
     @cached_property
     def run_config(self) -> Config | None:
         """The configuration of the run that made the checkpoint, None where it is not ours."""
-        from babyllama.config.loading import load_config
+        from babyllama.models.loading import run_config_of
 
-        for folder in (self.checkpoint, self.checkpoint.parent):
-            path = folder / TRAINING_CONFIG
-            if path.is_file():
-                return load_config(path)
-        return None
+        return run_config_of(self.checkpoint)
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run: the checkpoint's own, or the one around it."""
+        return self.checkpoint if (self.checkpoint / TRAINING_CONFIG).is_file() else self.checkpoint.parent
 
     @cached_property
     def training_metrics(self) -> dict[str, Any]:
         """training_metrics.json of the run, empty where there is none."""
-        from babyllama.common.files import read_json
-
         path = self.checkpoint / TRAINING_METRICS
         return read_json(path) if path.is_file() else {}
 
     @property
     def max_positions(self) -> int | None:
         """Positions of the model, None where its config does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
-
-    def _trained_length(self) -> int:
-        if self.run_config is not None:
-            return self.run_config.data.seq_length
-        return self.max_positions or DEFAULT_WINDOW
-
-    def _check_window(self) -> None:
-        positions = self.max_positions
-        if positions is not None and self.window > positions:
-            raise ConfigError(f"--window {self.window}: the model has {positions} positions")
-
-    # Texts
+        return self._positions
 
     @cached_property
     def documents(self) -> list[Document]:
         """The documents that are scored: --eval-data raw, else the run's own held-out set."""
-        from babyllama.plugins import require_plugins
+        from babyllama.data.held_out.scored import held_out_documents
 
         if self.options.eval_data:
             return raw_documents(self.options.eval_data)
         if self.run_config is None:
             raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
-        require_plugins(self.run_config.plugins, self.checkpoint)
-        return DataProcessor(self.run_config.data).held_out_documents()
+        folder, processor = self.run_folder, DataProcessor(self.run_config.data)
+        return held_out_documents(folder, self.training_metrics, self.tokenizer, processor, self.run_config.plugins)
+
+    def seen_in_training(self, documents: Sequence[Document]) -> int | None:
+        """Count documents that the run was trained on; None where that is not known."""
+        from babyllama.data.held_out.scored import trained_on
+
+        clean = DataProcessor(self.run_config.data).clean_text if self.run_config else lambda text, _: text
+        return trained_on(self.run_folder, self.tokenizer, documents, clean)
 
     def learned_embedded_corpus(self) -> bool:
         """Return whether its run was trained on the embedded corpus."""
         return self.run_config is not None and self.run_config.data.train_path == "synthetic"
-
-    # Measures
 
     def calculate_perplexity(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
         """Return perplexity, loss and bits per byte in total and by domain (babyllama/evaluation/perplexity.py).
@@ -168,6 +166,9 @@ class ModelEvaluator:
             facts = {"nll": scores.nll[number], "tokens": scores.tokens[number], "bytes": scores.bytes[number]}
             self.items.append({"task": "perplexity", "item": number, "domain": document.domain, **facts})
         results = summarize(scores, seed=self.options.seed)
+        if seen := self.seen_in_training(documents):
+            say(f"{seen:,} of the {len(documents):,} documents stand word for word in the text it was trained on")
+            results["documents_trained_on"] = seen
         source = self.training_metrics.get("source_bits_per_byte")
         return results | ({"source_bits_per_byte": source} if source and not self.options.eval_data else {})
 
@@ -251,17 +252,16 @@ class ModelEvaluator:
 
     def _prompts(self) -> list[str]:
         """The user's prompts, else beginnings of held-out documents, else a few plain ones; as many as wanted."""
-        from babyllama.evaluation.generation import DEFAULT_PROMPTS, beginnings
+        from babyllama.evaluation.generation import SAMPLES, beginnings, choose_prompts
 
-        prompts = list(self.prompts or [])
-        if not prompts and self.learned_embedded_corpus():
+        count = self.options.num_samples or len(self.prompts or ()) or SAMPLES
+        if self.prompts:
+            return choose_prompts(list(self.prompts), count)
+        if self.learned_embedded_corpus():
             from babyllama.data import synthetic
 
-            prompts = synthetic.sample_prompts(self.options.num_samples, self.run_config.data.synthetic_seed)
-        if not prompts and (self.options.eval_data or self.run_config is not None):
-            prompts = beginnings(self.documents, self.options.num_samples)
-        prompts = prompts or list(DEFAULT_PROMPTS)
-        return [prompts[number % len(prompts)] for number in range(self.options.num_samples)]
+            return synthetic.sample_prompts(count, self.run_config.data.synthetic_seed)
+        return choose_prompts(lambda: beginnings(self.documents, count), count)
 
     def evaluate_token_probabilities(self) -> dict[str, Any]:
         """Return entropy, top-1 and calibration over held-out tokens (babyllama/evaluation/token_statistics.py)."""
@@ -297,11 +297,9 @@ class ModelEvaluator:
             ConfigError: A task is unknown.
         """
         from babyllama import plugins
+        from babyllama.evaluation.results.tasks import chosen_tasks, run_tasks
 
-        wanted = list(tasks) if tasks is not None else [*TASKS, *plugins.TASKS]
-        unknown = [name for name in wanted if name not in TASKS and name not in plugins.TASKS]
-        if unknown:
-            raise ConfigError(f"--tasks: {', '.join(unknown)}: unknown; known: {', '.join([*TASKS, *plugins.TASKS])}")
+        wanted = chosen_tasks(tasks, [*TASKS, *plugins.TASKS])
         # Each task's figures stand under its name; perplexity's are the results' own keys.
         results = self.header()
         own: dict[str, Callable[[], dict[str, Any]]] = {
@@ -313,9 +311,8 @@ class ModelEvaluator:
             "completion": self.evaluate_completion,
             "speed": self.measure_speed,
         }
-        for name in wanted:
-            found = own[name]() if name in own else plugins.TASKS[name](self, options or {})
-            results.update(found if name in FLAT_TASKS else {name: found})
+        call = partial(run_tasks, flat=FLAT_TASKS, asked=bool(tasks or self.options.eval_data))
+        self.failed = call(results, wanted, own, lambda task: task(self, options or {}))
         return results
 
     def header(self) -> dict[str, Any]:
@@ -323,6 +320,7 @@ class ModelEvaluator:
         return {
             "schema_version": SCHEMA_VERSION,
             "checkpoint": str(self.checkpoint),
+            "weights": checkpoint_content(self.checkpoint),
             **provenance(),
             "seed": self.options.seed,
             "window": self.window,
@@ -344,18 +342,18 @@ class ModelEvaluator:
         Returns:
             The results file.
         """
-        from babyllama.evaluation.result_files import write_results
+        from babyllama.evaluation.results.files import results_file, write_results
         from babyllama.pages.run_page import write_evaluation_report
 
-        target = write_results(results, self.items, output or self.checkpoint)
+        target = write_results(results, self.items, results_file(self.checkpoint, output))
         write_evaluation_report(results, target.parent, self.checkpoint)
         return target
 
     def plot_metrics(self, results: dict[str, Any], output: str | Path) -> Path:
         """Write evaluation_plots.png into a folder."""
-        from babyllama.pages.figures import write_evaluation_plots
+        from babyllama.pages import figures
 
-        return write_evaluation_plots(results, Path(output))
+        return figures.write_evaluation_plots(results, Path(output))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -368,12 +366,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score one checkpoint: perplexity, minimal pairs, generation, statistics, completion, speed."""
     from babyllama.evaluation.options import options_of
+    from babyllama.evaluation.results.files import results_file
     from babyllama.pages.terminal import print_results
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
     evaluator_of = partial(ModelEvaluator, options=options_of(args))
-    tasks = args.tasks.split(",") if args.tasks else None
+    tasks = split_names(args.tasks)
     if args.milestones:
         from babyllama.research.milestone_scores import score_milestones
 
@@ -381,18 +380,18 @@ def run(args: argparse.Namespace) -> int:
         say(f"written: {written}, page: {written.parent / REPORT}")
         return 0
     evaluator = evaluator_of(args.checkpoint)
-    stride = evaluator.options.stride or evaluator.window
-    say(f"{evaluator.checkpoint.name}: window {evaluator.window}, stride {stride}")
+    results_file(evaluator.checkpoint, args.output)  # tried before anything is computed
+    window, stride = evaluator.window, evaluator.options.stride
+    say(f"{evaluator.checkpoint.name}: window {window}, stride {stride or window}")
     results = evaluator.run(tasks)
     print_results(results)
     say(f"written: {(written := evaluator.save(results, args.output))}, page: {written.parent / REPORT}")
-    return 0
+    return 1 if evaluator.failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and score the checkpoint."""
-    parser = argparse.ArgumentParser(prog="evaluate.py", description="Score one checkpoint.")
-    add_arguments(parser)
+    add_arguments(parser := Parser(prog="evaluate.py", description="Score one checkpoint."))
     return run(parser.parse_args(argv))
 
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.common.command import Command, CommandParser, add_commands, at_least, run_command
+from babyllama.common.command import Command, CommandParser, Parser, add_commands, at_least, run_command, split_names
 from babyllama.common.console import is_main_process, printable, say
 from babyllama.common.errors import ConfigError
 from babyllama.common.provenance import program, program_name
@@ -78,8 +80,7 @@ def _distill(args: argparse.Namespace) -> int:
     """Train a student on the text and on what teachers expect (the same flags as the main command)."""
     args.config = args.student_config or args.config or "distillation"
     if args.teachers:
-        folders = ", ".join(f'"{path}"' for path in args.teachers.split(","))
-        args.overrides = [*args.overrides, f"distillation.teachers=[{folders}]"]
+        args.overrides = [*args.overrides, f"distillation.teachers={json.dumps(split_names(args.teachers))}"]
     return run_pipeline(args)
 
 
@@ -101,12 +102,12 @@ def _prepare(args: argparse.Namespace) -> int:
 
     from data_utils import clean_folder
 
-    domains = set(args.clean_domains.split(",")) if args.clean_domains else None
+    domains = set(split_names(args.clean_domains) or []) or None
     for path, split in ((args.babylm_10m, "train"), (args.babylm_dev, "dev")):
         if path:
             for line in clean_folder(path, Path(args.output), split, domains, args.speaker_labels):
                 say(line)
-    say(f"next: {program()} --config llama-10M --train-path {args.output}")
+    say(f"next: {program()} --config llama-10M --train-path {shlex.quote(args.output)}")
     return 0
 
 
@@ -337,7 +338,7 @@ COMMANDS: dict[str, Command] = {
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
     """Build the parser of the main job, and the parsers of its commands by name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program_name(), description="Train a small language model from scratch, score it and write its report."
     )
     parser.add_argument("--version", action="version", version=f"babyllama {__version__}")

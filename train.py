@@ -12,6 +12,7 @@ prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common import distributed
-from babyllama.common.command import run_command
+from babyllama.common.command import Parser, run_command
 from babyllama.common.console import say
-from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.common.provenance import command_line, program
 from babyllama.config.flags import add_config_flags, config_from_args
@@ -92,11 +92,14 @@ def train(
     from babyllama.training.folder_lock import run_lock
     from babyllama.training.out_of_memory import train_within_memory
     from babyllama.training.recipes.cooldown import trunk_folder
-    from babyllama.training.run_folder import guard_run
+    from babyllama.training.replaced import replacing
+    from babyllama.training.run_folder import guard_run, refuse_own_inputs
     from babyllama.training.start import choose_parts, find_start
     from babyllama.training.stop_signals import StopSignals
 
     quiet_libraries()
+    if overwrite:
+        refuse_own_inputs(run_folder(config), config)
     if distributed.world_size() == 1:
         config.training.device = pin_gpu(config.training.device)
     device = resolve_device(config.training.device)
@@ -113,13 +116,16 @@ def train(
         parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
         config.training.gradient_accumulation_steps = parts
         fingerprint = run_fingerprint(config, data)
-        with run_lock(run_dir), StopSignals() as signals:
+        config_asked = config.model_copy(deep=True)  # the micro-batch may become smaller
+        with run_lock(run_dir), StopSignals() as signals, replacing(run_dir):
             asked = {"overwrite": overwrite, "resume": bool(resume)}
             if distributed.on_rank_zero(lambda: guard_run(run_dir, fingerprint, **asked)) == "finished":
                 metrics = distributed.on_rank_zero(lambda: read_json(run_dir / TRAINING_METRICS))
                 return TrainResult(run_dir, metrics, already_finished=True)
             trunk = trunk_folder(config)
             start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint, trunk))
+            start.config, start.fingerprint = config_asked, fingerprint
+            config.training.gradient_accumulation_steps = start.accumulation_for(config.training)
 
             # 3. to 6. How to compute, model, Trainer, training; again in smaller parts where a GPU's memory ends.
             def attempt(start: Start) -> BabyTrainer:
@@ -165,7 +171,8 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
 
         # Trainer: HuggingFace's, with our forward pass, optimizer and callbacks. The folder now says what it is.
         trainer = build_trainer(config, model, data, start.runtime, run_dir)
-        open_run_folder(trainer, config, data, run_dir, run_fingerprint(config, data))
+        documents = DataProcessor(config.data).held_out_documents(data.split_fingerprint)
+        open_run_folder(trainer, start, data, run_dir, documents)
 
     # Train.
     run_training(trainer, start.checkpoint, signals)
@@ -174,10 +181,16 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
 
 def prepare_data(config: Config) -> PreparedData:
     """Read, clean, tokenize (or find all that in the cache) and say what was found."""
-    _speak_as_its_origin(config)
+    from babyllama.training.start import follow_origins, tell_other_tokenizer
+
+    follow_origins(config)
     data = DataProcessor(config.data).prepare()
     for note in data.notes:
         say(note)
+    if config.model.init_from:
+        tell_other_tokenizer(config, data.tokenizer)
+    if seen := data.held_out_in_training:
+        say(f"{seen:,} held-out documents stand word for word in the training text: their score is partly memory")
     origin = "from the cache" if data.from_cache else "prepared"
     say(
         f"data: {len(data.train.tokens):,} training tokens, {len(data.valid.tokens):,} held out, "
@@ -186,21 +199,11 @@ def prepare_data(config: Config) -> PreparedData:
     return data
 
 
-def _speak_as_its_origin(config: Config) -> None:
-    """A model that starts from a checkpoint, or learns from teachers, takes their tokenizer where none is set."""
-    origins = [("model.init_from", config.model.init_from)] if config.model.init_from else []
-    if config.distillation:
-        origins += [("distillation.teachers", path) for path in config.distillation.teachers]
-    for key, path in origins:
-        if not Path(path).expanduser().is_dir():
-            raise ConfigError(f"{key}: {path}: no such checkpoint folder")
-        config.data.tokenizer_path = config.data.tokenizer_path or path
-
-
 def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
     """Return what makes this run this run: every key that changes the weights, the text, the tokenizer, the plugins."""
     from babyllama.config.fingerprint import training_fingerprint
     from babyllama.data.tokenizer import tokenizer_fingerprint
+    from babyllama.evaluation.score_cache import checkpoint_content
     from babyllama.plugins import plugin_hashes
     from babyllama.research.curriculum import curriculum_fingerprint
     from babyllama.training.recipes.cooldown import cooldown_fingerprint
@@ -211,6 +214,8 @@ def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
 
         plain = config.distillation.model_dump(mode="json", exclude={"teachers"})
         found |= {f"distillation.{key}": value for key, value in plain.items()} | teacher_contents(config)
+    if config.model.init_from:
+        found["model.init_from weights"] = checkpoint_content(Path(config.model.init_from).expanduser())
     found |= curriculum_fingerprint(config) | cooldown_fingerprint(config)
     return {**found, "plugins": plugin_hashes(config.plugins)}
 
@@ -231,30 +236,19 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
     from transformers import set_seed
 
     from babyllama.models.architectures import build_model, ignored_dropouts
+    from babyllama.models.loading import load_origin
+    from babyllama.models.structure import require_causal
     from babyllama.plugins import ARCHITECTURES, build_own_model
 
     set_seed(config.training.seed)
     if config.model.init_from:
-        return _from_checkpoint(config, tokenizer).train()
+        return load_origin(config, tokenizer).train()
     if config.model.type in ARCHITECTURES:
-        return build_own_model(config.model.type, config, tokenizer).train()
+        return require_causal(build_own_model(config.model.type, config, tokenizer)).train()
     ignored = ignored_dropouts(config)
     if ignored:
         say(f"{', '.join(ignored)}: {config.model.type} has no such dropout, ignored")
     return build_model(config, tokenizer).train()
-
-
-def _from_checkpoint(config: Config, tokenizer: Any) -> PreTrainedModel:
-    from babyllama.models.loading import load_model
-
-    model = load_model(Path(config.model.init_from))
-    rows = model.get_input_embeddings().weight.shape[0]
-    if rows < len(tokenizer):
-        raise ConfigError(
-            f"model.init_from: {config.model.init_from} has {rows:,} embeddings, the tokenizer {len(tokenizer):,} "
-            "tokens. Use that checkpoint's own tokenizer: data.tokenizer_path."
-        )
-    return model
 
 
 def build_trainer(
@@ -349,7 +343,7 @@ def save_and_score(
 
         # Its score, and the teachers' beside it, by the definition of evaluate.py.
         say("scoring the saved model on the held-out documents")
-        documents = DataProcessor(config.data).held_out_documents()
+        documents = DataProcessor(config.data).held_out_documents(data.split_fingerprint)
         trainer.leave_gpu()
         score = partial(score_checkpoint, config, data.tokenizer, documents, device=trainer.runtime.device)
         metrics = training_metrics(config, data, trainer, score(run_dir), command)
@@ -379,13 +373,13 @@ def run(args: argparse.Namespace) -> int:
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
     else:
-        say(f"saved: {result.run_dir}   next: {program()} evaluate {result.run_dir}")
+        say(f"saved: {result.run_dir}   next: {program()} evaluate {shlex.quote(str(result.run_dir))}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train one model from a YAML config.")
+    parser = Parser(prog="train.py", description="Train one model from a YAML config.")
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -20,12 +20,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.errors import BabyLlamaError, ConfigError
+from babyllama.common.errors import BabyLlamaError, ConfigError, PluginError
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {}
 """Name -> builder(config, tokenizer) -> model."""
@@ -111,6 +112,11 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
             _LOADED[path] = hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def loaded_sources() -> list[str]:
+    """SHA-256 of the source of every plugin that this process imported, in order."""
+    return sorted(_LOADED.values())
+
+
 def plugin_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
     """SHA-256 of each plugin's source by file name: part of a run's fingerprint, for it can change the weights."""
     resolved = [Path(path).expanduser().resolve() for path in paths]
@@ -162,7 +168,14 @@ def blamed(function: Callable[..., Any], doing: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the user's code raises is the user's to mend
         file = getattr(getattr(function, "__code__", None), "co_filename", None) or _file_of(type(function))
-        raise ConfigError(f"plugins: {file}: {doing} failed: {type(error).__name__}: {error}") from error
+        place = f"{file}{_line_in(file, error)}"
+        raise PluginError(f"plugins: {place}: {doing} failed: {type(error).__name__}: {error}") from error
+
+
+def _line_in(file: str, error: Exception) -> str:
+    """`:LINE` of the last frame of an error that lies in a file; nothing where none does."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f":{lines[-1]}" if lines else ""
 
 
 def _file_of(kind: type) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -103,4 +104,9 @@ class Building:
 def cache_home() -> Path:
     """Return the user's cache folder for prepared tokens and compiled code: $BABYLLAMA_CACHE or ~/.cache/babyllama."""
     given = os.environ.get("BABYLLAMA_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "babyllama"
+    if given:
+        return Path(given).expanduser()
+    try:
+        return Path.home() / ".cache" / "babyllama"
+    except RuntimeError:  # no HOME and no entry in passwd: a container with a random user id
+        return Path(tempfile.gettempdir()) / f"babyllama-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"

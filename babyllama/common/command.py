@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from babyllama.common import distributed
 from babyllama.common.console import is_main_process
@@ -33,6 +35,58 @@ def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], An
     return number
 
 
+def seed_number(text: str) -> int:
+    """A type for argparse: a seed, which every random generator that we use takes."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is from 0 to {2**32 - 1}")
+    return value
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Part `a, b` at commas, without blanks and empty names; None for nothing.
+
+    >>> split_names("perplexity, speed,")
+    ['perplexity', 'speed']
+    """
+    return [name for part in text.split(",") if (name := part.strip())] if text else None
+
+
+class _Once(argparse._StoreAction):
+    """Store a flag's value; a second one is refused, or added where the flag takes several."""
+
+    _of: Any = None
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Take the value; several values of `--eval-data a --eval-data b` are all taken."""
+        if self._of is namespace and option_string is not None:
+            if self.nargs not in ("+", "*"):
+                parser.error(f"{option_string}: given twice, and the last would win. {SEVERAL}")
+            values = [*getattr(namespace, self.dest), *values]
+        self._of = namespace
+        super().__call__(parser, namespace, values, option_string)
+
+
+SEVERAL = "Several texts: their folder, or a pattern in quotes, 'texts/*.txt'"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser in which no value is dropped: a flag given twice, and a pattern that the shell expanded, are told."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
+
+    def error(self, message: str) -> NoReturn:
+        """End with the usage and the message, with a word where the arguments are files."""
+        words = message.partition("unrecognized arguments: ")[2].split()
+        words += re.findall(r"invalid choice: '([^']+)'", message)  # a path in a sub-command's place
+        if any(Path(word).exists() for word in words):
+            message += f". {SEVERAL}"
+        super().error(message)
+
+
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     """`--debug`: tracebacks."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -49,12 +103,14 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         argv: Arguments without the program's name.
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
-    if distributed.world_size() > 2:  # before torch is loaded: DDP warns of what plan.py asks for on purpose
+    launched = os.environ.get("WORLD_SIZE", "")
+    if launched.isdecimal() and int(launched) > 2:  # before torch is loaded: DDP warns of what is asked for on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:  # read when CUDA starts; a CPU ignores it
         # Without growing segments, freed blocks of other sizes than the next ones are lost to them.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
+        distributed.settle_environment()
         return command(argv)
     except KeyboardInterrupt:
         if is_main_process():
@@ -125,7 +181,7 @@ class Command:
         return own or getattr(importlib.import_module(str(self.module)), name)
 
 
-class CommandParser(argparse.ArgumentParser):
+class CommandParser(Parser):
     """A sub-command's parser, which takes its flags when it is first used."""
 
     command: Command | None = None

@@ -6,15 +6,18 @@ strips control codes: a sample must not be able to move the cursor or change the
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # U+202E shows what follows backwards
 LINE_SECONDS = 10.0  # between two lines about the same long work, where there is no terminal
 
 
@@ -26,18 +29,30 @@ def is_main_process() -> bool:
 def say(line: str = "") -> None:
     """Print one line on standard output."""
     if is_main_process():
-        print(line, flush=True)
+        _print(line, sys.stdout)
 
 
 def warn(line: str) -> None:
     """Print one line on standard error."""
     if is_main_process():
-        print(line, file=sys.stderr, flush=True)
+        _print(line, sys.stderr)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    """Print; a terminal that was closed is no error, for the training goes on to its checkpoint."""
+    try:
+        print(line, file=stream, flush=True)
+    except UnicodeEncodeError:  # a file name of an old archive, or a terminal that knows ASCII only
+        known = line.encode(stream.encoding or "ascii", "backslashreplace").decode(stream.encoding or "ascii")
+        print(known, file=stream, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def printable(text: str) -> str:
-    """Return text without control codes, except line feed and tab."""
-    return "".join(c for c in text if c in "\n\t" or (c >= " " and c not in "\x7f" and not "\x80" <= c <= "\x9f"))
+    """Return text without control codes but line feed and tab, and without marks that turn the direction of writing."""
+    return "".join(c for c in text if c in "\n\t" or not (unicodedata.category(c) == "Cc" or c in TURNS))
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

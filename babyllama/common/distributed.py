@@ -13,6 +13,7 @@ Without torchrun every function here returns its argument or does nothing: nothi
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,6 +43,27 @@ class FailedElsewhere(BabyLlamaError):
     def __init__(self, exit_code: int = 1) -> None:
         super().__init__("another process of this training says why it ended")
         self.exit_code = exit_code
+
+
+def settle_environment() -> None:
+    """Read what a launcher left in the environment, before anything else does.
+
+    A RANK without a WORLD_SIZE is a leftover of another program: a single process ignores it and says so.
+
+    Raises:
+        ConfigError: A value is no number.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    for name in names:
+        value = os.environ.get(name, "0")
+        if value.strip() and not value.strip().isdecimal():
+            raise ConfigError(f"{name}={value!r} in the environment is no number: unset {name}, or start with torchrun")
+    if os.environ.get("WORLD_SIZE", "").strip():
+        return
+    found = {name: value for name in names if (value := os.environ.pop(name, "")).strip()}
+    if any(int(value) for value in found.values()):
+        told = " ".join(f"{name}={value}" for name, value in found.items())
+        print(f"{told} in the environment without WORLD_SIZE: ignored, this is a single process", file=sys.stderr)
 
 
 def world_size() -> int:

@@ -24,6 +24,10 @@ class ConfigError(BabyLlamaError):
         super().__init__("\n".join(self.problems))
 
 
+class PluginError(ConfigError):
+    """A plugin's code raised; the message names its file and line, what it was called for and its error."""
+
+
 class DataError(BabyLlamaError):
     """Text, pairs or prompts that cannot be read; the message names file, line or byte."""
 

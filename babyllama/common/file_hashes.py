@@ -42,7 +42,7 @@ def wait_until_settled(paths: list[Path]) -> None:
 
 def file_hash(path: Path, records: Path) -> str:
     """Return SHA-256 of a file, read only where `records` (a folder; made if need be) does not know it already."""
-    record = records / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
+    record = records / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
     before = stamp_of(path)
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = read_json(record)

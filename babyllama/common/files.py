@@ -54,7 +54,8 @@ def fsync_folder(path: Path) -> None:
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write text as UTF-8 with LF line ends, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # A file name whose bytes are not UTF-8 holds lone surrogates: written as \udcXX, which is JSON's own spelling.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ import platform
 from contextlib import suppress
 
 # glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 
 
 def keep_freed_memory() -> bool:
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     top = 2**31 - 1
     done = [libc.mallopt(key, value) for key, value in ((_M_TRIM_THRESHOLD, top), (_M_TOP_PAD, 64 * 2**20))]
-    return all(done) and bool(libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)) and bool(libc.mallopt(-4, 0))
+    return all(done) and bool(libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)) and bool(libc.mallopt(_M_MMAP_MAX, 0))
 
 
 def give_back_memory() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+ROUNDS_UP = 0.99995  # of a unit: 999,950 is written 1.0M, not 1000.0k
+
 
 def human_count(number: float) -> str:
     """Return a count with a unit of thousand, million, billion.
 
-    >>> human_count(999), human_count(10_500_000), human_count(2_000_000_000)
-    ('999', '10.5M', '2.0B')
+    >>> human_count(999), human_count(999_999), human_count(10_500_000), human_count(2_000_000_000)
+    ('999', '1.0M', '10.5M', '2.0B')
     """
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= limit:
-            return f"{number / (1e3 if unit == 'k' else limit):.1f}{unit}"
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= (1e4 if unit == "k" else limit * ROUNDS_UP):
+            return f"{number / limit:.1f}{unit}"
     return f"{number:,.0f}"
 
 
@@ -36,7 +38,7 @@ def human_bytes(number: float) -> str:
     ('512 B', '1.2 MB')
     """
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
+        if number >= limit * ROUNDS_UP:
             return f"{number / limit:.1f} {unit}"
     return f"{number:.0f} B"
 

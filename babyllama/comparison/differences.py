@@ -74,23 +74,27 @@ def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
 
     Returns:
         bits_per_byte and isolated_bits_per_byte: {document number: (nats, bytes)}; completion: {(context, answer):
-        correct}; minimal_pairs:<set>: {(paradigm, pair): correct}; soft_accuracy:<set>: {(paradigm, pair): sigmoid of
-        the margin}.
+        correct}; minimal_pairs:<set>: {(paradigm, place): correct}; soft_accuracy:<set>: {(paradigm, place): sigmoid of
+        the margin}. A pair is known by its place in the set: a pairID may repeat.
     """
     found: dict[str, dict[Any, Any]] = {}
+
+    def add(metric: str, key: Any, value: Any) -> None:
+        items = found.setdefault(metric, {})
+        assert key not in items, f"{metric}: two items under one identity: {key}"
+        items[key] = value
+
+    bits = {"perplexity": "bits_per_byte", "isolated_sentences": "isolated_bits_per_byte"}
     for record in records:
-        if record["task"] == "perplexity":
-            found.setdefault("bits_per_byte", {})[record["item"]] = (record["nll"], record["bytes"])
-        elif record["task"] == "isolated_sentences":
-            found.setdefault("isolated_bits_per_byte", {})[record["item"]] = (record["nll"], record["bytes"])
+        if record["task"] in bits:
+            add(bits[record["task"]], record["item"], (record["nll"], record["bytes"]))
         elif record["task"] == "completion":
-            found.setdefault("completion", {})[record["context"], record["answer"]] = record["correct"]
+            add("completion", (record["context"], record["answer"]), record["correct"])
         elif record["task"] == "minimal_pairs":
-            pair = record["uid"], record["pair_id"]
-            found.setdefault(f"minimal_pairs:{record['set']}", {})[pair] = record["correct"]
+            pair = record["uid"], record["item"]
+            add(f"minimal_pairs:{record['set']}", pair, record["correct"])
             if "good" in record:
-                soft = soft_choice(record["good"], record["bad"])
-                found.setdefault(f"soft_accuracy:{record['set']}", {})[pair] = soft
+                add(f"soft_accuracy:{record['set']}", pair, soft_choice(record["good"], record["bad"]))
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from babyllama.common.command import add_debug_flag
+from babyllama.common.command import add_debug_flag, seed_number, split_names
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Section
 from babyllama.config.yaml_reader import read_yaml
@@ -127,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line, for the texts that are written")
     parser.add_argument("--benchmark-config", metavar="FILE", help="YAML: which benchmarks, which data, which sizes")
     parser.add_argument("--num-samples", type=int, help="texts each run writes (default: 20)")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=seed_number)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
     parser.add_argument("--no-cache", action="store_true", help="score everything anew")
@@ -150,7 +150,7 @@ def config_of(args: argparse.Namespace) -> BenchmarkConfig:
         "pair_ids": args.pair_ids,
         "pairs_half": args.pairs_half,
         "pair_columns": args.pair_columns,
-        "benchmarks": args.benchmarks.split(",") if args.benchmarks else None,
+        "benchmarks": split_names(args.benchmarks),
         "prompts": read_prompts(args.custom_prompts),
         "num_samples": args.num_samples,
         "seed": args.seed,
@@ -159,7 +159,7 @@ def config_of(args: argparse.Namespace) -> BenchmarkConfig:
         name, sign, members = item.partition("=")
         if not (name and sign and members):
             raise ConfigError(f"--group {item}: write --group NAME=RUN,RUN")
-        config.groups[name] = members.split(",")
+        config.groups[name] = split_names(members) or []
     try:
         for key, value in flags.items():
             if value is not None:

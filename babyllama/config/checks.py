@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from babyllama.config.schema import CURRICULUM_DIFFICULTIES, TYPES, Config
+from babyllama.config.schema import CURRICULUM_DIFFICULTIES, TYPES, Config, ModelConfig
 
 
 def adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
@@ -73,26 +73,22 @@ def cross_checks(config: Config, source: str) -> list[str]:
             f"{source}: distillation.weights: {len(teaching.weights)} weights for {len(teaching.teachers)} teachers"
         )
     problems += _curriculum_checks(config)
-    if not config.plugins and m.type not in TYPES.values():
+    if config.data.tokenizer_path and config.data.tokenizer_output:
+        problems.append("data.tokenizer_path, data.tokenizer_output: both set; the one is read, the other is trained")
+    if not config.plugins and not m.init_from and m.type not in TYPES.values():
         near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
         hint = f"did you mean {TYPES[near[0]]}? " if near else ""
         problems.append(
             f"model.type: {m.type!r}: {hint}known: {', '.join(dict.fromkeys(TYPES.values()))}, or a plugin's"
         )
-    if m.name is not None and (m.name in {".", ".."} or any(c in m.name for c in "/\\")):
+    if m.name is not None and (m.name != m.name.strip() or not m.name.strip(".") or not m.name.isprintable()):
+        problems.append(
+            f"model.name: {m.name!r} is the name of one folder: no blank at an end, no control character, not only dots"
+        )
+    elif m.name is not None and any(c in m.name for c in "/\\"):
         problems.append(f"model.name: {m.name!r} is the name of one folder: no / or \\; logging.output_dir says where")
-    if m.n_head is not None:
-        if m.hidden_size % m.n_head:
-            divisors = [n for n in range(1, 65) if m.hidden_size % n == 0 and (m.hidden_size // n) % 2 == 0]
-            problems.append(
-                f"model.n_head: {m.n_head} does not divide hidden_size {m.hidden_size}; these do: {divisors}"
-            )
-        elif m.type in {"Llama", "GPTJ"} and (m.hidden_size // m.n_head) % 2:
-            problems.append(
-                f"model.n_head: {m.n_head} gives heads of odd size {m.hidden_size // m.n_head}; rotary ones are even"
-            )
-        elif m.n_kv_head is not None and m.n_head % m.n_kv_head:
-            problems.append(f"model.n_kv_head: {m.n_kv_head} does not divide n_head {m.n_head}")
+    if not m.init_from and m.type in TYPES.values():
+        problems += _head_checks(m)
     if t.batch_size % t.parts:
         divisors = [n for n in range(1, t.batch_size + 1) if t.batch_size % n == 0]
         problems.append(
@@ -135,4 +131,31 @@ def _curriculum_checks(config: Config) -> list[str]:
         return ["curriculum.domains: missing: difficulty domain needs every domain of the text, the easiest first"]
     if name == "loss" and not learning.model:
         return ["curriculum.model: missing: difficulty loss needs a run folder"]
+    return []
+
+
+def default_heads(hidden_size: int) -> int:
+    """Return number of heads whose size is even, divides `hidden_size` and is closest to 64.
+
+    >>> default_heads(768), default_heads(192), default_heads(100)
+    (12, 3, 2)
+    """
+    divisors = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0 and (hidden_size // n) % 2 == 0]
+    return min(divisors or [1], key=lambda n: (abs(hidden_size / n - 64), n))
+
+
+def _head_checks(model: ModelConfig) -> list[str]:
+    """Check heads, also those that are chosen: an odd width has none of even size, as rotary positions need."""
+    width, heads = model.hidden_size, model.n_head or default_heads(model.hidden_size)
+    rotary = model.type in {"Llama", "GPTJ"}
+    if width % heads:
+        divisors = [n for n in range(1, 65) if width % n == 0 and (width // n) % 2 == 0]
+        return [f"model.n_head: {heads} does not divide hidden_size {width}; these do: {divisors}"]
+    if rotary and (width // heads) % 2:
+        if model.n_head is None:
+            return [f"model.hidden_size: {width} is odd: {model.type} needs heads of even size; {width + 1} is even"]
+        return [f"model.n_head: {heads} gives heads of odd size {width // heads}; rotary ones are even"]
+    if model.n_kv_head is not None and heads % model.n_kv_head:
+        chosen = "" if model.n_head else ", which were chosen for this width"
+        return [f"model.n_kv_head: {model.n_kv_head} does not divide n_head {heads}{chosen}"]
     return []

@@ -13,7 +13,7 @@ from babyllama.config.schema import Config
 
 # Keys that do not change the weights of a run on one machine.
 BOOKKEEPING = {
-    "data": {"train_path", "eval_path", "cache_dir", "num_proc", "eval_samples", "tokenizer_path"},  # content is hashed
+    "data": {"train_path", "eval_path", "cache_dir", "num_proc", "eval_samples", "tokenizer_path", "tokenizer_output"},
     "model": {"name"},
     "training": {
         "save_steps",

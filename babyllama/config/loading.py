@@ -26,12 +26,19 @@ from babyllama.config.schema import (
     SECTIONS,
     TYPES,
     Config,
+    TrainingConfig,
 )
 from babyllama.config.yaml_reader import read_yaml
 
 OPTIONAL = {"distillation", "curriculum"}
 OLD_OPTIMIZATION = {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"}
-PATH_KEYS = (("data", "train_path"), ("data", "eval_path"), ("data", "tokenizer_path"), ("data", "cache_dir"))
+TEXT_KEYS = {
+    section: frozenset(key for key, field in model.model_fields.items() if field.annotation in (str, str | None))
+    for section, model in SECTIONS.items()
+}
+PATH_KEYS = tuple(
+    ("data", key) for key in ("train_path", "eval_path", "tokenizer_path", "tokenizer_output", "cache_dir")
+)
 
 
 def load_config(
@@ -86,7 +93,10 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not sign or ("." not in key and key != "plugins"):
             problems.append(f"--set {item}: write --set section.key=value, for example --set training.lr=1e-3")
             continue
-        parsed[key.strip()] = read_yaml(value, f"--set {item}")
+        section, _, name = key.strip().partition(".")
+        found = read_yaml(value, f"--set {item}")
+        is_text = name in TEXT_KEYS.get(section, ()) and isinstance(found, int | float) and not isinstance(found, bool)
+        parsed[key.strip()] = value.strip() if is_text else found  # a run may be called 1e3
     if problems:
         raise ConfigError(problems)
     return parsed
@@ -118,7 +128,9 @@ def config_from_dict(raw: Any, source: str = "config", overrides: Mapping[str, A
     }
     config = None
     try:
-        config = Config.model_validate(_numbers(raw))
+        config = Config.model_validate(
+            {name: _numbers(section, TEXT_KEYS.get(name, frozenset())) for name, section in raw.items()}
+        )
     except ValidationError as error:
         problems += [line for line in (_problem(e, source, overrides) for e in error.errors()) if line]
     if config is not None:
@@ -133,8 +145,12 @@ def _modernize(raw: dict[str, Any], source: str) -> list[str]:
     """Older layouts of this field: `optimization:` joins training, `student:` is the model."""
     problems = []
     old = raw.pop("optimization", None)
+    if old is not None and not isinstance(old, dict):
+        problems.append(f"{source}: optimization: expected keys and values, found {old!r}")
     if isinstance(old, dict):
-        training = raw.setdefault("training", {})
+        if raw.get("training") is None:
+            raw["training"] = {}
+        training = raw["training"] if isinstance(raw["training"], dict) else {}
         for key, value in old.items():
             if key in OLD_OPTIMIZATION:
                 training.setdefault(key, value)
@@ -142,6 +158,15 @@ def _modernize(raw: dict[str, Any], source: str) -> list[str]:
                 problems.append(f"{source}: optimization.{key}: unknown key{_nearest(key, 'training')}")
     if "student" in raw and "model" not in raw:
         raw["model"] = raw.pop("student")
+        if isinstance(raw["model"], dict):
+            raw["model"].setdefault("type", "Llama")
+    teaching = raw.get("distillation")
+    if isinstance(teaching, dict):  # the recipe stood there: lr, batch_size, num_epochs ...
+        moved = TrainingConfig.model_fields.keys() & teaching.keys()
+        if moved and not isinstance(raw.get("training"), dict):
+            raw["training"] = {}
+        for key in sorted(moved):
+            raw["training"].setdefault(key, teaching.pop(key))
     model = raw.get("model")
     if isinstance(model, dict) and isinstance(model.get("type"), str):
         model["type"] = TYPES.get(model["type"].lower(), model["type"])
@@ -191,10 +216,10 @@ def _nearest(key: str, section: str) -> str:
     return f"; known keys: {', '.join(SECTIONS[section].model_fields)}" if section in SECTIONS else ""
 
 
-def _numbers(value: Any) -> Any:
-    """Numbers that YAML left as text (`3e-4`, `1_000`) become numbers; text stays text."""
+def _numbers(value: Any, texts: frozenset[str] = frozenset()) -> Any:
+    """Turn numbers that YAML left as text (`3e-4`, `1_000`) into numbers; text, and the keys `texts`, stay text."""
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: item if key in texts else _numbers(item) for key, item in value.items()}
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+", value.strip()):
         number = float(value)
         return int(number) if number.is_integer() and abs(number) < 2**53 else number

@@ -18,6 +18,7 @@ MODEL_CARD = "README.md"
 WANDB_ID = "wandb_id.txt"
 CURRICULUM = "curriculum.json"
 AVERAGES, AVERAGES_FILE = "ema_", "weight_averages.safetensors"  # folders of a run; a file of each checkpoint
+HELD_OUT_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "text_hashes.npz"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -47,6 +48,8 @@ RUN_FILES = (
     REPORT,
     WANDB_ID,
     CURRICULUM,
+    HELD_OUT_TEXT,
+    TEXT_HASHES,
     MILESTONE_RESULTS,
     BABYLM_RESULTS,
     EVALUATION_RESULTS,
@@ -110,7 +113,7 @@ def corpus_stem(train_path: str) -> str:
         path = Path(train_path)
         stem = path.parent.name if any(c in path.name for c in "*?[") else path.name
         stem = stem.split(".")[0] or path.resolve().name
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "text"
+    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "text"
 
 
 def run_dir(config: Config) -> Path:

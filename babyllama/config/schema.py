@@ -62,7 +62,11 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, a field's docstring is its description."""
 
     model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, validate_assignment=True, protected_namespaces=()
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_assignment=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="before")
@@ -86,6 +90,9 @@ class DataConfig(Section):
     """Share of whole documents held out (never trained on) where the source has no *.dev files."""
     tokenizer_path: str | None = None
     """A tokenizer folder, or one tokenizers file ending in .json. Unset: trained on the training text and cached."""
+    tokenizer_output: str | None = None
+    """A folder, or a file ending in .json, that the tokenizer trained on this text is written to, and read from where
+    it is there already."""
     vocab_size: Literal["auto"] | Annotated[int, Field(ge=260, le=1_000_000)] = 16_000
     """Tokens in the vocabulary (lowered by itself, with a line, where the corpus does not carry it); auto: doubled from
     1,000 as long as that makes the text 5% shorter."""
@@ -171,7 +178,7 @@ class TrainingConfig(Section):
     """Sequences per optimizer step, over all devices."""
     gradient_accumulation_steps: Annotated[Literal["auto"] | int, AfterValidator(_at_least_one)] = 1
     """Parts a step is computed in; must divide batch_size; auto: the fewest that should fit into memory."""
-    num_epochs: float = Field(1, gt=0)
+    num_epochs: float = Field(1, gt=0, le=1_000_000)
     """Passes over the training text."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many optimizer steps; overrides num_epochs."""

@@ -18,7 +18,7 @@ from babyllama.config.schema import DataConfig
 from babyllama.data.documents import DIALOGUES
 from babyllama.plugins import CLEANERS
 
-CLEANER_VERSION = 2
+CLEANER_VERSION = 3
 SPELLING_VERSION = 1  # part of the cache's key where data.spelling is set
 Cleaner = Callable[[str], str]
 
@@ -41,13 +41,24 @@ _TIME_STAMP = re.compile(
     r"^\s*(?:\d+\s*$(?=\n\s*\d\d?:\d\d:)|(?:\d\d?:)?\d\d?:\d\d[.,:]\d{2,3}\s*-->.*$|\[?(?:\d\d?:)?\d\d?:\d\d(?:[.,]\d+)?\]?\s*$)\n?",
     re.M,
 )
-_CREDIT = re.compile(
-    r"^.*(?:(?:subtitles?|captions?|captioning|transcript|transcribed|translated|translation|synced?|corrections?|"
-    r"encoded|ripped|resync)\s*(?:and\s+\w+\s+)?(?:by\b|:)|opensubtitles|addic7ed|www\.\S*subs?\S*).*$\n?",
-    re.M | re.I,
+# A credit is a line of its own that begins with what was done and goes on with names, never a sentence about it.
+_DONE = (
+    r"(?:subtitles?|captions?|captioning|transcript(?:ion)?s?|transcribed|translated|translations?|synced|sync|"
+    r"corrections?|corrected|encoded|ripped|resync(?:ed)?)"
 )
+_NAME = r"(?:[^\W\d_a-z][\w'’.-]*|\w*[\d_@]\w*|\w+\.(?:org|com|net)\S*|the|team|community|&|and|of|de|van|von|\+)"
+_CREDIT = re.compile(
+    rf"^\W*(?i:{_DONE}(?:\s*(?:and|&|,|/)\s*{_DONE})*)\s*(?:(?i:by)\s*:?|:)[ \t]*{_NAME}(?:[ \t,;]+{_NAME})*\W*$\n?|"
+    r"^.*(?i:opensubtitles\.(?:org|com)|addic7ed\.com|www\.\S*subs?\S*).*$\n?",
+    re.M,
+)
+# A sound's brackets hold nothing but names of sounds and what goes with them: "(music is what we hear)" is a sentence.
+_SOUND_NAME = r"(?:music|applause|laughter|laughs|laughing|inaudible|unclear|crosstalk|silence|noises?|cheering|cheers)"
+_WITH_SOUND = r"(?:and|in|from|the|background|audience|loud|soft|playing|plays|stops|starts|ends|continues|word|\d+)"
 _SOUND = re.compile(
-    r"[\[(](?:music|applause|laughter|laughs|inaudible|unclear|crosstalk|silence|noise)[^\])\n]*[\])] ?", re.I
+    rf"[\[(][ \t]*(?:{_WITH_SOUND}[ \t,;]+)*{_SOUND_NAME}"
+    rf"(?:[ \t,;/&-]+(?:{_SOUND_NAME}|{_WITH_SOUND}))*[ \t.!]*[\])] ?",
+    re.I,
 )
 _LEADING_DASH = re.compile(r"^- ?(?=\S)", re.M)
 _ITALICS = re.compile(r"(?<![\w_])_([^_\n]+(?:\n[^_\n]+){0,3})_(?![\w_])")
@@ -198,4 +209,5 @@ def domain_of(path: str | Path) -> str:
     >>> domain_of("data/BNC_spoken.train.gz")
     'bnc_spoken'
     """
-    return Path(path).name.split(".")[0].lower()
+    name = Path(path).name.split(".")[0].lower()
+    return name.encode("utf-8", "replace").decode("utf-8")  # a name of an old archive may be no UTF-8

@@ -59,7 +59,7 @@ def document_rule(domain: str, lines: Iterable[str]) -> str:
     """Return the name of the rule for a file, from its domain and its lines."""
     blanks = titles = 0
     for line in lines:
-        if line == END_OF_TEXT:
+        if is_mark(line):
             return "endoftext"
         blanks += not line.strip()
         titles += _TITLE_LINE.match(line) is not None
@@ -70,6 +70,15 @@ def document_rule(domain: str, lines: Iterable[str]) -> str:
     if domain in DIALOGUES and blanks:
         return "blank"
     return "blocks" if blanks else "lines"
+
+
+def is_mark(line: str) -> bool:
+    """Return whether a line is the mark between documents but for blanks around it.
+
+    >>> is_mark("<|endoftext|> "), is_mark("the end <|endoftext|>")
+    (True, False)
+    """
+    return END_OF_TEXT in line and line.strip() == END_OF_TEXT
 
 
 RULES = {
@@ -110,7 +119,7 @@ def split_documents(text: str, domain: str = "default") -> list[str]:
 def _at_marker(lines: Iterable[str]) -> Iterator[list[str]]:
     group: list[str] = []
     for line in lines:
-        if line == END_OF_TEXT:
+        if is_mark(line):
             yield group
             group = []
         else:

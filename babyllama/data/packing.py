@@ -165,9 +165,17 @@ def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[An
     return HubDataset.from_list(list(rows()), features=features)
 
 
+def filler(tokenizer: Any) -> int:
+    """Return the id that fills the last chunk: padding, else the end token, else 0; no label ever counts it."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    return 0
+
+
 def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
     """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
-    length, pad, keys, seed = config.data.seq_length, data.tokenizer.pad_token_id, config.data, config.training.seed
+    length, pad, keys, seed = config.data.seq_length, filler(data.tokenizer), config.data, config.training.seed
     segments = None
     if keys.segment_tokens is not None:
         shortest, longest = keys.segment_tokens

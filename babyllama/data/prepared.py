@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from babyllama.common.errors import ConfigError
 from babyllama.common.file_hashes import file_hash
+from babyllama.common.files import read_json, write_text_atomic
+from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
-from babyllama.data.token_store import TokenSplit
+from babyllama.data.documents import explain_rule
+from babyllama.data.token_store import TokenSplit, document_hashes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+MOST_DOMAIN_LINES = 12  # a corpus of 1,500 small files had 1,500 lines
 
 
 @dataclass
@@ -50,6 +61,11 @@ class PreparedData:
         """Words of the training documents."""
         return int(self.train.words.sum())
 
+    @cached_property
+    def held_out_in_training(self) -> int:
+        """Held-out documents that stand word for word among the training documents, counted."""
+        return int(np.isin(document_hashes(self.valid), document_hashes(self.train)).sum())
+
 
 def cleaner_names(cleaners: dict[str, Any]) -> list[str]:
     """Return what tells one set of cleaning rules from another: domain and function of each."""
@@ -63,10 +79,70 @@ def path_content(path: str, split: str, cache: Path, data: DataConfig) -> list[A
 
         return ["synthetic", SYNTHETIC_VERSION, data.synthetic_words, data.synthetic_seed, split]
     if path.startswith("hf:"):
-        return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
+        local = Path(path.removeprefix("hf:").partition(":")[0]).expanduser()
+        if not local.is_dir():
+            return [path, split]  # the hub's own cache holds the content; a data set's name is taken at its word
+        files = sorted(file for file in local.rglob("*") if file.is_file())
+        return [path, split, *((str(file.relative_to(local)), file_hash(file, cache / "hashes")) for file in files)]
     return [(f.name, file_hash(f, cache / "hashes")) for f in sources.find_files(path, split, path_key(split))]
+
+
+def document_notes(rules: dict[str, str]) -> list[str]:
+    """Say how documents are told apart: a line a domain, or a line a rule where there are many domains.
+
+    Args:
+        rules: Domain -> rule.
+    """
+    if len(rules) <= MOST_DOMAIN_LINES:
+        return [f"documents of {domain}: {explain_rule(rule)}" for domain, rule in rules.items()]
+    counts = Counter(rules.values())
+    return [f"documents of {count:,} of {len(rules):,} files: {explain_rule(rule)}" for rule, count in counts.items()]
 
 
 def path_key(split: str) -> str:
     """Return the configuration's key of a split's path, for messages."""
     return "data.train_path" if split == "train" else "data.eval_path"
+
+
+def missing_tokenizer(path: Path) -> ConfigError:
+    """Return the error about a tokenizer that is not there, with the nearest name beside it."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+    hint = f"did you mean {path.parent / near[0]}? " if near else ""
+    return ConfigError(
+        f"data.tokenizer_path: {path}: no such file or folder; {hint}"
+        "To train one on this text and keep it there: data.tokenizer_output."
+    )
+
+
+def keep_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path, split: str) -> None:
+    """Save a tokenizer as a folder or as one *.json file, and beside it what it was trained on.
+
+    Args:
+        tokenizer: Tokenizer trained on the text.
+        path: Folder or *.json file.
+        split: The text's `split_fingerprint`.
+    """
+    if path.suffix == ".json":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.backend_tokenizer.save(str(path))
+    else:
+        tokenizer.save_pretrained(str(path))
+    write_text_atomic(_text_record(path), split + "\n")
+
+
+def _text_record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.trained_on.txt") if path.suffix == ".json" else path / "trained_on.txt"
+
+
+def tokenizer_text(path: Path) -> str | None:
+    """Return the `split_fingerprint` of the text that a tokenizer was trained on; None where that is not known.
+
+    Args:
+        path: Folder or *.json file of `keep_tokenizer`, or the folder of a finished run.
+    """
+    try:
+        if (path / TRAINING_METRICS).is_file():
+            return read_json(path / TRAINING_METRICS).get("split_fingerprint")
+        return _text_record(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -19,13 +19,17 @@ from babyllama.common.records import COMPRESSED, kind_of, mended, open_binary, r
 from babyllama.data.cleaners import domain_of
 from babyllama.data.documents import Document, Piece, document_rule, split_lines
 from babyllama.data.formats import chat
+from babyllama.data.formats.folders import (
+    CHAT,
+    RECORDS,
+    TABLES,
+    endings,
+    is_run_folder,
+    sort_folder,
+    told,
+)
 from babyllama.data.words import LONGEST_CLUSTER, clusters, count_words
 
-TEXT = (".train", ".dev", ".txt", ".text", ".md", ".valid", ".test", ".raw")
-TABLES = (".csv", ".tsv")  # of a folder only where it holds nothing else to read: metadata often lie beside a text
-RECORDS = (".jsonl", ".parquet", *TABLES)
-CHAT = ".cha"
-SPLIT_SUFFIX = {"train": ".train", "eval": ".dev"}
 BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 18
 _CONTINUING = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
@@ -80,31 +84,41 @@ def _why_missing(place: Path) -> str:
 
 
 def _in_folder(folder: Path, split: str, key: str) -> list[Path]:
-    entries = sorted(p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.parts[-2:]))
-    for dangling in (p for p in entries if p.is_symlink() and not p.exists() and kind_of(p) in (*TEXT, *RECORDS, CHAT)):
-        raise DataError(f"{key}: {dangling}: {_why_missing(dangling)}. Mend or remove it.")
-    files = [p for p in entries if p.is_file()]
-    readable = [p for p in files if kind_of(p) in (*TEXT, *RECORDS, CHAT)]
-    readable = [p for p in readable if kind_of(p) not in TABLES] or readable
-    wanted = [p for p in readable if kind_of(p) == SPLIT_SUFFIX[split]]
-    if not wanted and split == "train" and not any(kind_of(p) == ".dev" for p in readable):
-        wanted = readable
-    if not wanted and split == "eval" and not any(kind_of(p) == ".train" for p in readable):
-        wanted = readable
+    if is_run_folder(folder):
+        raise DataError(f"{key}: {folder}: a run folder, not a corpus: give the folder or file of the text")
+    found = sort_folder(folder)
+    for path in (*found.train, *found.validation):
+        if not path.exists():
+            raise DataError(f"{key}: {path}: {_why_missing(path)}. Mend or remove it.")
+    if split == "train":
+        wanted = found.train
+    else:
+        named = any(kind_of(path) == ".train" for path in found.train)
+        wanted = found.validation or (found.test if named else sorted([*found.train, *found.test]))
     if not wanted:
-        endings = sorted({p.suffix or p.name for p in files})
-        holds = f"it holds {len(files)} files ({', '.join(endings[:6])})" if files else "it is empty"
+        expected = "*.train" if split == "train" else "*.dev"
         raise DataError(
-            f"{key}: {folder}: no file of text for {split}; {holds}. "
-            f"Expected *{SPLIT_SUFFIX[split]}, or *.txt, *.jsonl, *.parquet, *.csv, *.tsv, *.cha (also .gz, .zst)."
+            f"{key}: {folder}: no file of text for {split}; {endings(found)}. "
+            f"Expected {expected}, or *.txt, *.jsonl, *.parquet, *.csv, *.tsv, *.cha (also .gz, .zst)."
         )
     return wanted
+
+
+def left_out(path: str, *, own_eval: bool) -> list[str]:
+    """Lines about the files of a folder that are not trained on; none for other paths.
+
+    Args:
+        path: The training path.
+        own_eval: Whether its own validation files are held out.
+    """
+    folder = Path(path).expanduser()
+    return told(sort_folder(folder), folder, with_validation=not own_eval) if folder.is_dir() else []
 
 
 def has_dev_files(path: str) -> bool:
     """Return whether a training folder brings its own held-out files."""
     folder = Path(path).expanduser()
-    return folder.is_dir() and any(kind_of(p) == ".dev" for p in folder.rglob("*") if p.is_file())
+    return folder.is_dir() and bool(sort_folder(folder).validation)
 
 
 def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from babyllama.data.documents import Document
 from babyllama.data.words import cluster_cut, count_words, is_unspaced
 
 HOLDOUT_SEED = 20_308  # the split must not move when the training's seed does
+ROUNDING = 1e-9  # 1 / 0.05 is 20 and a bit less
 NEAR_ENOUGH = 0.8  # of the place wanted: a line end before it would hold out more than a fifth of the text
 HELD_OUT_BYTES = 20_000_000  # reached at 400 MB: more would be kept in memory and scored, and tell no more
 
@@ -22,17 +23,16 @@ def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Docu
     Streams (no list of documents is held), spreads over all files, and always holds out at least one. A text of one
     document is parted at a line near its end.
     """
-    period = max(2, round(1 / share))
     generator = random.Random(HOLDOUT_SEED)
     pending: list[Document] = []
     runs = 0
     for document in documents:
         pending.append(document)
-        if len(pending) == period:
+        if len(pending) == (period := run_length(runs, share)):
             yield from _mark(pending, generator.randrange(period))
             pending, runs = [], runs + 1
     if runs or len(pending) > 1:
-        place = generator.randrange(period) if runs else generator.randrange(len(pending))
+        place = generator.randrange(run_length(runs, share)) if runs else generator.randrange(len(pending))
         yield from _mark(pending, place)
     elif pending:
         kept, held = part_document(pending[0], share)
@@ -42,18 +42,24 @@ def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Docu
 
 def held_out_places(count: int, share: float) -> np.ndarray:
     """(count,) bool: which of `count` documents `hold_out` marks, without the documents; none or at least two."""
-    period = max(2, round(1 / share))
     generator = random.Random(HOLDOUT_SEED)
     held = np.zeros(count, dtype=bool)
-    if not count:
-        return held
-    runs = count // period
-    for run in range(runs):
-        held[run * period + generator.randrange(period)] = True
-    place = generator.randrange(period) if runs else generator.randrange(count)
-    if runs * period + place < count:
-        held[runs * period + place] = True
+    start = runs = 0
+    while start + (period := run_length(runs, share)) <= count:
+        held[start + generator.randrange(period)] = True
+        start, runs = start + period, runs + 1
+    if count and (place := start + generator.randrange(period if runs else count)) < count:
+        held[place] = True
     return held
+
+
+def run_length(number: int, share: float) -> int:
+    """Return how many documents the run `number` has, one of which is held out: 1/share on average.
+
+    >>> [run_length(number, 0.4) for number in range(4)], [run_length(number, 0.05) for number in range(2)]
+    ([2, 3, 2, 3], [20, 20])
+    """
+    return max(1, int((number + 1) / share + ROUNDING) - int(number / share + ROUNDING))
 
 
 def bounded_share(share: float, total_bytes: int) -> float:

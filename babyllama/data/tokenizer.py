@@ -31,6 +31,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.run_layout import MODEL_CONFIG
 from babyllama.data.words import is_unspaced, pieces
+from babyllama.models.loading import read_whole_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -303,7 +304,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
             bare = Tokenizer.from_file(str(path))
             if all(bare.token_to_id(token) is not None for token in SPECIAL):
-                return wrap(bare)
+                return read_whole_texts(wrap(bare), path)
             raise ConfigError(f"data.tokenizer_path: {path} lacks one of {', '.join(SPECIAL)}: train it with us")
         tokenizer = _loader(path).from_pretrained(str(path), local_files_only=True)
     except ConfigError:
@@ -314,7 +315,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         tokenizer.init_kwargs.pop(told, None)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ConfigError(f"data.tokenizer_path: {path} has neither a BOS nor an EOS token: texts cannot be told apart")
-    return tokenizer
+    return read_whole_texts(tokenizer, path)
 
 
 def _loader(path: Path) -> Any:

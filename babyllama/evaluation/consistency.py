@@ -98,7 +98,7 @@ def consistency(
         model: A causal language model in evaluation mode.
         tokenizer: Tokenizer of the model.
         window: Positions of the model.
-        pairs: Prompts of the same meaning; at least two pairs.
+        pairs: Prompts of the same meaning; of one pair there is no unrelated one, and `consistency` is None.
 
     Returns:
         Figures (consistency, paraphrase_divergence, unrelated_divergence in bits, num_pairs) and one dict a pair.
@@ -106,10 +106,10 @@ def consistency(
     one = next_token_distributions(model, tokenizer, [a for a, _ in pairs], window=window)
     two = next_token_distributions(model, tokenizer, [b for _, b in pairs], window=window)
     same = jensen_shannon(one, two)
-    unrelated = torch.stack([jensen_shannon(one, two.roll(shift, dims=0)).mean() for shift in range(1, len(pairs))])
-    baseline = float(unrelated.mean()) if len(pairs) > 1 else 0.0
+    shifted = [jensen_shannon(one, two.roll(shift, dims=0)).mean() for shift in range(1, len(pairs))]
+    baseline = float(torch.stack(shifted).mean()) if shifted else None
     figures = {
-        "consistency": 1 - float(same.mean()) / baseline if baseline > 0 else None,
+        "consistency": 1 - float(same.mean()) / baseline if baseline else None,
         "paraphrase_divergence": float(same.mean()),
         "unrelated_divergence": baseline,
         "num_pairs": len(pairs),

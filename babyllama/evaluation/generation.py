@@ -9,13 +9,14 @@ without spaces, grapheme clusters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from babyllama.common.console import say
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
 from babyllama.data.tokenizer import decode_behind
@@ -27,6 +28,7 @@ from babyllama.models.decoding.sampling import Sampling
 from babyllama.models.gpu import full_float32
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
+SAMPLES = 10  # texts, where neither their number nor prompts are given
 TEMPERATURE, TOP_K = 0.8, 50
 
 
@@ -173,7 +175,36 @@ def beginnings(documents: Sequence[Document], count: int) -> list[str]:
     In a script without spaces, the first twelve grapheme clusters.
     """
     starts = [_beginning(document.text) for document in documents]
-    return starts[:: max(1, len(starts) // count)]
+    return spread(starts, min(count, len(starts)))
+
+
+def choose_prompts(given: list[str] | Callable[[], list[str]], count: int) -> list[str]:
+    """Choose as many prompts as texts are wanted, and say where some are left out or are not of the text.
+
+    Args:
+        given: The user's prompts, or a function that makes some of the held-out text.
+        count: Texts that are wanted.
+    """
+    prompts = given if isinstance(given, list) else []
+    if callable(given):
+        try:
+            prompts = given()
+        except DataError as error:
+            say(f"generation: from plain prompts of ours: {error}")
+    elif len(prompts) > count:
+        say(f"generation: {count} of {len(prompts)} prompts, evenly spaced (--num-samples)")
+    return spread(prompts or list(DEFAULT_PROMPTS), count)
+
+
+def spread(prompts: Sequence[str], count: int) -> list[str]:
+    """Take `count` prompts, evenly spaced; where there are fewer, they come again in turn.
+
+    >>> spread(["a", "b", "c", "d", "e"], 2), spread(["a", "b"], 3)
+    (['a', 'c'], ['a', 'b', 'a'])
+    """
+    if len(prompts) > count:
+        return [prompts[number * len(prompts) // count] for number in range(count)]
+    return [prompts[number % len(prompts)] for number in range(count)] if prompts else []
 
 
 def _beginning(text: str) -> str:
@@ -192,7 +223,7 @@ def read_prompts(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        prompts = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+        prompts = [line for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--custom-prompts: {path}: cannot be read: {error}") from None
     if not prompts:

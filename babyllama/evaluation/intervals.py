@@ -53,8 +53,10 @@ def bootstrap_draws(
     for row in range(resamples):
         # How often each unit is drawn, so that a resample is a dot product and not a copy.
         counts = np.bincount(generator.integers(0, size, size), minlength=size)
-        ratios[row] = (counts @ numerator) / (counts @ denominator)
-    return ratios
+        below = counts @ denominator
+        ratios[row] = (counts @ numerator) / below if below else np.nan
+    # A draw of nothing but units without a token has no ratio: it is left out, as a share of nothing would be.
+    return ratios[np.isfinite(ratios)] if not np.isfinite(ratios).all() else ratios
 
 
 def wilson(right: float, total: int, z: float = Z_95) -> tuple[float, float]:

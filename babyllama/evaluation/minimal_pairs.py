@@ -92,18 +92,31 @@ def load_pairs(
     pairs = [_pair(item) for item in read_items(path, parse_columns(columns))]
     if not pairs:
         raise DataError(f"--minimal-pairs: {path}: no pair in it")
-    halved = keep_half(pairs, half)
-    if ids is None:
-        return halved
-    kept = {(pair.uid, pair.pair_id) for pair in halved}
-    return [pair for pair in _filtered(pairs, Path(ids)) if (pair.uid, pair.pair_id) in kept]
+    return choose_pairs({str(path): pairs}, ids, half)[str(path)]
+
+
+def choose_pairs(sets: dict[str, list[Pair]], ids: str | Path | None, half: str | None) -> dict[str, list[Pair]]:
+    """Return the pairs that a list of IDs names and that are in the half; halves are of whole paradigms.
+
+    Args:
+        sets: Name of a set -> its pairs.
+        ids: A JSON file {UID: [pairID, ...]}; None: all.
+        half: `even`, `odd` or None.
+
+    Raises:
+        DataError: An ID is in none of the sets, or a set has none of them.
+    """
+    halved = {name: {id(pair) for pair in keep_half(pairs, half)} for name, pairs in sets.items()}
+    filtered = sets if ids is None else _filtered(sets, Path(ids))
+    return {name: [pair for pair in pairs if id(pair) in halved[name]] for name, pairs in filtered.items()}
 
 
 def load_pair_sets(
     given: Sequence[str], ids: str | None = None, half: str | None = None, columns: str | None = None
 ) -> dict[str, list[Pair]]:
-    """Read the sets of `--minimal-pairs`, by name; the other arguments are those of `load_pairs`."""
-    return {name: load_pairs(path, ids, half, columns) for name, path in pair_sets(list(given)).items()}
+    """Read the sets of `--minimal-pairs` by name, as `load_pairs` does; a list of IDs filters them together."""
+    found = {name: load_pairs(path, columns=columns) for name, path in pair_sets(list(given)).items()}
+    return choose_pairs(found, ids, half)
 
 
 def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
@@ -125,14 +138,20 @@ def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
     return kept
 
 
-def _filtered(pairs: list[Pair], ids: Path) -> list[Pair]:
+def _filtered(sets: dict[str, list[Pair]], ids: Path) -> dict[str, list[Pair]]:
     try:
         wanted = {(uid, str(item)) for uid, items in json.loads(ids.read_text()).items() for item in items}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{ids}: not a list of pairs {{UID: [pairID, ...]}}: {error}") from None
-    chosen = [pair for pair in pairs if (pair.uid, pair.pair_id) in wanted]
-    if len(chosen) != len(wanted):
-        raise DataError(f"{ids}: names {len(wanted):,} pairs, {len(chosen):,} of them are in the folder")
+    missing = wanted - {(pair.uid, pair.pair_id) for found in sets.values() for pair in found}
+    if missing:
+        raise DataError(
+            f"--pair-ids: {ids}: names {len(wanted):,} pairs, {len(wanted) - len(missing):,} of them are there; "
+            f"the first that is not: {'/'.join(min(missing))}"
+        )
+    chosen = {name: [pair for pair in found if (pair.uid, pair.pair_id) in wanted] for name, found in sets.items()}
+    for name in [name for name, found in chosen.items() if not found]:
+        raise DataError(f"--pair-ids: {ids}: names no pair of {name}: leave that folder out")
     return chosen
 
 
@@ -291,7 +310,7 @@ def evaluate_pairs(
 
     Returns:
         Figures (accuracy, accuracy_ci, soft_accuracy, num_pairs, ties, paradigms, terms, fields) and one dict a pair
-        with uid, pair_id, good, bad (nats) and correct.
+        with item (its place, for a pairID may repeat), uid, pair_id, good, bad (nats) and correct.
     """
     texts = [(pair.good, bad) for pair in pairs for bad in (pair.bad, *pair.others)]
     scorer = screened_scores if screen else pair_scores
@@ -299,8 +318,8 @@ def evaluate_pairs(
     if len(texts) > len(pairs):
         scores = _likeliest(scores, [1 + len(pair.others) for pair in pairs])
     items = [
-        {"uid": pair.uid, "pair_id": pair.pair_id, "good": good, "bad": bad, "correct": good > bad}
-        for pair, (good, bad) in zip(pairs, scores, strict=True)
+        {"item": place, "uid": pair.uid, "pair_id": pair.pair_id, "good": good, "bad": bad, "correct": good > bad}
+        for place, (pair, (good, bad)) in enumerate(zip(pairs, scores, strict=True))
     ]
     sentences = [text for pair in texts for text in pair]
     figures = summarize_pairs(pairs, items)

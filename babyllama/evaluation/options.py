@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from babyllama.common.command import add_debug_flag, at_least
+from babyllama.common.command import add_debug_flag, at_least, seed_number
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Section
 
@@ -35,8 +35,8 @@ class EvaluationOptions(Section):
     """Windows of one forward pass; changes no figure. auto: 8,192 tokens."""
     prompts: list[str] | None = None
     """Beginnings of the generated texts; unset: beginnings of held-out documents."""
-    num_samples: int = Field(default=10, ge=1)
-    """Texts to generate."""
+    num_samples: int | None = Field(default=None, ge=1)
+    """Texts to generate; unset: one for each given prompt, else 10."""
     temperature: float = Field(default=0.8, ge=0)
     """Temperature of sampling; 0 is greedy."""
     seed: int = Field(default=0, ge=0)
@@ -47,6 +47,17 @@ class EvaluationOptions(Section):
     def changed(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
         return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def window_within(self, positions: int | None, trained: int) -> int:
+        """Return the window in force: the one that was asked for, else `trained`, the length the model was trained at.
+
+        Raises:
+            ConfigError: It is longer than the model's positions.
+        """
+        window = self.window or trained
+        if positions is not None and window > positions:
+            raise ConfigError(f"--window {window}: the model has {positions} positions")
+        return window
 
     def batch_tokens(self, window: int) -> int | None:
         """Return the tokens of one forward pass, None where they are chosen automatically."""
@@ -63,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     parser.add_argument("--pair-columns", metavar="good=A,bad=B", help=_help("pair_columns"))
     parser.add_argument("--screen-pairs", action="store_true", help=_help("screen_pairs"))
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(tasks)} and a plugin's; default: all")
-    parser.add_argument("--num-samples", type=at_least(1), default=10, help=_help("num_samples"))
+    parser.add_argument("--num-samples", type=at_least(1), help=_help("num_samples"))
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
     parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help=_help("temperature"))
     parser.add_argument("--batch-size", default="auto", metavar="N", help=_help("batch_size"))
@@ -72,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
     parser.add_argument("--milestones", action="store_true", help="score all chck_* of a run, by words seen")
     parser.add_argument("--device", default="auto", help=_help("device"))
-    parser.add_argument("--seed", type=at_least(0), default=0, help=_help("seed"))
+    parser.add_argument("--seed", type=seed_number, default=0, help=_help("seed"))
     parser.add_argument("--output", metavar="PATH", help="a folder, or a .json file; default: the checkpoint's folder")
     add_debug_flag(parser)
 

@@ -1,8 +1,8 @@
 """Scores kept by content, so that adding one run to a comparison scores only that one.
 
-The key is made of the checkpoint's files (weights, config, tokenizer), of what was scored and how, and of the source of
-the code that scores: change any of them and the score is made anew. Entries are small gzipped JSON files under the
-user's cache folder; one that cannot be read is a miss.
+The key is made of the checkpoint's files (weights, config, tokenizer), of what was scored and how, of the source of the
+code that scores (plugins among it) and of the libraries' versions: change any of them and the score is made anew.
+Entries are small gzipped JSON files under the user's cache folder; one that cannot be read is a miss.
 """
 
 from __future__ import annotations
@@ -11,27 +11,43 @@ import gzip
 import hashlib
 import json
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.files import atomic_path, to_json
 from babyllama.config.run_layout import MODEL_CONFIG
+from babyllama.plugins import loaded_sources
 
 # What makes a score, from the package's root: whole rooms, so that a new module needs no entry here.
 SCORING_SOURCES = (
-    *("evaluation/*.py", "data/synthetic/*.py", "data/tokenizer.py", "data/documents.py", "data/words.py"),
-    "models/*.py",
+    *("evaluation/*.py", "data/*.py", "data/synthetic/*.py", "data/languages/*", "models/*.py", "common/scripts.py"),
+    *(
+        "../evaluate.py",
+        "../benchmark.py",
+        "../data_utils.py",
+        "app/evaluate.py",
+        "app/benchmark.py",
+        "app/data_utils.py",
+    ),
 )
+SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 WEIGHT_FILES = ("*.safetensors", MODEL_CONFIG, "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
 
 
 @lru_cache
-def scoring_version() -> str:
-    """Return the SHA-256 of the source of everything that makes scores."""
+def _source_and_libraries() -> str:
     package = Path(__file__).parents[1]
-    files = sorted(path for pattern in SCORING_SOURCES for path in package.glob(pattern))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    files = sorted(path for pattern in SCORING_SOURCES for path in package.glob(pattern) if path.is_file())
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    digest.update(repr([(name, metadata.version(name)) for name in SCORING_LIBRARIES]).encode())
+    return digest.hexdigest()
+
+
+def scoring_version() -> str:
+    """Return a name for everything that makes scores: our source, the libraries' versions, the plugins' source."""
+    return hashlib.sha256(repr([_source_and_libraries(), loaded_sources()]).encode()).hexdigest()
 
 
 def checkpoint_content(folder: Path) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
+from babyllama.config.checks import default_heads
 from babyllama.config.loading import load_config
 from babyllama.config.run_layout import preset_paths
 from babyllama.config.schema import Config
@@ -27,16 +28,6 @@ MIN_POSITIONS = 512
 ROTARY_SHARE_GPTJ = (
     1.0  # GPT-J 6B turns 64 of 256 dimensions; heads of 64 are turned whole, as in the field's gpt-j-97M
 )
-
-
-def default_heads(hidden_size: int) -> int:
-    """Return number of heads whose size is even, divides `hidden_size` and is closest to 64.
-
-    >>> default_heads(768), default_heads(192), default_heads(100)
-    (12, 3, 2)
-    """
-    divisors = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0 and (hidden_size // n) % 2 == 0]
-    return min(divisors or [1], key=lambda n: (abs(hidden_size / n - 64), n))
 
 
 def max_positions(config: Config) -> int:

@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from babyllama.common.errors import ConfigError
+
+TRIED_TOKENS = 8
+
 
 def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
     """Return the model's backbone and linear head, where head(backbone(x)) is what the model computes, else None."""
@@ -39,6 +43,54 @@ def _split_is_exact(model: nn.Module, backbone: nn.Module, head: nn.Linear) -> b
     except (TypeError, AttributeError, IndexError):
         return False
     return bool(torch.allclose(whole.float(), parts.float(), atol=1e-4, rtol=1e-4))
+
+
+@torch.inference_mode()
+def sees_later_tokens(model: nn.Module) -> bool:
+    """Try whether a prediction changes with the tokens after it, as that of a masked language model does.
+
+    Two texts of eight tokens that differ in the last four are computed: the logits of the first four must be the same.
+    The ids are fixed, so that no random number is drawn.
+
+    Args:
+        model: Causal or other language model in evaluation mode.
+
+    Returns:
+        True where they differ; False where they agree, or where the model cannot be tried like that.
+    """
+    table = model.get_input_embeddings().weight
+    first = torch.arange(TRIED_TOKENS, device=table.device).mul(13).add(5).remainder(table.shape[0])[None]  # (1, T)
+    half = TRIED_TOKENS // 2
+    second = torch.cat([first[:, :half], (first[:, half:] + 1).remainder(table.shape[0])], dim=1)
+    try:
+        one, other = (model(input_ids=ids).logits[:, :half].float() for ids in (first, second))
+    except (TypeError, AttributeError, IndexError, ValueError, RuntimeError):
+        return False
+    return not torch.allclose(one, other, atol=1e-3 * max(1.0, float(one.abs().max())), rtol=1e-3, equal_nan=True)
+
+
+def require_causal(model: nn.Module) -> nn.Module:
+    """Return a plugin's model in evaluation mode where it is a causal one.
+
+    Raises:
+        ConfigError: Its prediction at a position changes with the tokens after it.
+    """
+    if sees_later_tokens(model.eval()):
+        raise ConfigError(
+            f"model.type: {type(model).__name__} of a plugin: its prediction at a position changes with the tokens "
+            "after it: it needs a causal mask"
+        )
+    return model
+
+
+def positions_of(model: Any) -> int | None:
+    """Return how many positions a model has by its config, under whatever name; None where it does not say.
+
+    XLNet says -1, which stands for no limit.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+    found = (getattr(model.config, name, None) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
 
 
 def decoder_layers(model: Any) -> list[Any]:

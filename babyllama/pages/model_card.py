@@ -12,12 +12,12 @@ from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_
 BODY = """
 # {name}
 
-A {model_type} language model of {parameters} parameters, trained from scratch with BabyLlama.
+A {model_type} language model of {parameters} parameters, {origin} with BabyLlama.
 
 | | |
 | --- | --- |
 | parameters | {num_parameters:,} |
-| vocabulary | {vocab_size:,} tokens, byte-level BPE trained on the training text |
+| vocabulary | {vocab_size:,} tokens, {tokenizer} |
 | trained on | {train_words:,} words, {train_tokens:,} tokens, {num_epochs:g} epochs |
 | steps | {global_step:,}, seed {seed} |
 | time | {time}, {precision} on {device} |
@@ -84,6 +84,8 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
         "model_type": model["model_type"],
         "parameters": human_count(metrics["num_parameters"]),
         "vocab_size": model["vocab_size"],
+        "origin": _origin(config),
+        "tokenizer": _tokenizer(config),
         "time": human_seconds(metrics["train_seconds"]),
         "precision": metrics["runtime"]["precision"],
         "device": metrics["runtime"]["device"],
@@ -95,6 +97,22 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
         "data_fingerprint": metrics["data_fingerprint"],
         "ledger": _ledger(metrics.get("ledger")),
     }
+
+
+def _origin(config: Any) -> str:
+    """Where the weights come from: random numbers, another checkpoint; and the teachers."""
+    start = config.model.init_from
+    words = "trained from scratch" if start is None else f"trained on from the checkpoint `{Path(start).name}`"
+    if config.distillation and config.distillation.teachers:
+        words += f" and from the teachers {', '.join(f'`{Path(path).name}`' for path in config.distillation.teachers)}"
+    return words
+
+
+def _tokenizer(config: Any) -> str:
+    given = config.data.tokenizer_path
+    if given is None:
+        return "byte-level BPE trained on the training text"
+    return f"the tokenizer `{Path(given).name}`"
 
 
 def _ledger(ledger: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,16 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
         say(f"exact entropy of these documents: {source:.3f} bits per byte; the model is {above:.1f}% above it")
     for folder, pairs in results.get("minimal_pairs", {}).items():
         say(f"minimal pairs ({folder}): {100 * pairs['accuracy']:.1f}% right of {pairs['num_pairs']:,}")
+    speed = metrics["tokens_per_second"]
     say(
         f"trained on {metrics['train_tokens']:,} tokens ({metrics['train_words']:,} words) "
-        f"in {human_seconds(metrics['train_seconds'])}, {metrics['tokens_per_second'] or 0:,.0f} tokens/s"
+        f"in {human_seconds(metrics['train_seconds'])}, {f'{speed:,.0f}' if speed else '-'} tokens/s"
     )
     for sample in results.get("generation", {}).get("samples", [])[:3]:
         say()
         say(printable(sample["prompt"] + sample["completion"]))
     say()
     say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
-    say(f"next: {program()} generate {run_dir} --prompt 'Once upon a time'")
-    say(f"      {program()} evaluate {run_dir} --minimal-pairs DIR_WITH_BLIMP")
+    folder = shlex.quote(str(run_dir))
+    say(f"next: {program()} generate {folder} --prompt 'Once upon a time'")
+    say(f"      {program()} evaluate {folder} --minimal-pairs DIR_WITH_BLIMP")

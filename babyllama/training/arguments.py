@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from babyllama.common.console import say
 from babyllama.common.distributed import world_size as world_size
 from babyllama.common.errors import ConfigError
-from babyllama.config.schema import Config
+from babyllama.common.units import human_bytes
+from babyllama.config.schema import Config, TrainingConfig
 from babyllama.models.architectures import TABLE
 from babyllama.models.fsdp import sharding_arguments
 from babyllama.models.runtime import Runtime
 from babyllama.training.optim import schedule_arguments, warmup_length
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
+
+PREFETCHED = 2  # batches a worker has ready, torch's default
+SHARED_AT_LEAST = 8_000_000  # bytes beside the batches
 
 
 @dataclass
@@ -67,6 +73,31 @@ def _multiple_of(value: int, base: int) -> int:
     return max(1, math.ceil(value / base)) * base
 
 
+def loader_workers(training: TrainingConfig, length: int, micro_batch: int) -> int:
+    """Return the loader's processes: none, with a line, where the shared memory does not hold their batches.
+
+    A worker that finds no room there dies by a signal, and the training would wait for it for ever.
+
+    Args:
+        training: The recipe.
+        length: Tokens of a chunk.
+        micro_batch: Chunks of a batch.
+    """
+    workers, shared = training.dataloader_num_workers, Path("/dev/shm")
+    if not workers or not shared.is_dir():
+        return workers
+    batches = workers * (PREFETCHED + 1)
+    needed = SHARED_AT_LEAST + 2 * batches * micro_batch * length * 2 * 8  # ids and labels, int64
+    free = shutil.disk_usage(shared).free
+    if free >= needed:
+        return workers
+    say(
+        f"dataloader_num_workers: 0 instead of {workers}: {human_bytes(free)} of shared memory in {shared}, "
+        f"{human_bytes(needed)} are needed (docker run --shm-size)"
+    )
+    return 0
+
+
 def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_dir: Path) -> Any:
     """HF TrainingArguments for this run. Rotation, best model and NaN filter are off: those are ours."""
     from transformers import TrainingArguments
@@ -94,7 +125,7 @@ def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_d
         save_strategy="steps",
         save_steps=plan.save_steps,
         save_total_limit=None,
-        dataloader_num_workers=training.dataloader_num_workers,
+        dataloader_num_workers=loader_workers(training, config.data.seq_length, plan.micro_batch),
         dataloader_pin_memory=on_gpu,
         # A blocking copy waits for the GPU twice a micro-batch, and the next batch is gathered while the GPU idles.
         accelerator_config={"non_blocking": True} if on_gpu else None,

@@ -21,6 +21,7 @@ from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.schema import TrainingConfig
 from babyllama.training import checkpoints
+from babyllama.training.replaced import drop_replaced
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
 
@@ -290,6 +291,7 @@ class CheckpointGuard(TrainerCallback):
             return
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing of ours reads
         checkpoints.commit(folder, self.extra)
+        drop_replaced(self.run_dir)
         best = self.run_dir / f"checkpoint-{self.trainer.best.best_step}"
         keep = best if self.training.keep == "best" and best.is_dir() else None
         checkpoints.rotate(self.run_dir, self.training.save_total_limit, keep)

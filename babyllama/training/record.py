@@ -69,6 +69,7 @@ def training_metrics(
         "kept": config.training.keep,
         "seed": config.training.seed,
         "versions": versions(),
+        "held_out_in_training": data.held_out_in_training,
         "data_fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,
         "document_rules": data.rules,

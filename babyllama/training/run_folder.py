@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.config.fingerprint import LENGTH, differences
-from babyllama.config.run_layout import AVERAGES, MILESTONE, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
-from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, remove_checkpoint, step_of
+from babyllama.config.fingerprint import LENGTH, check_resume, differences
+from babyllama.config.run_layout import AVERAGES, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
+from babyllama.training.checkpoints import checkpoint_folders, remove_checkpoint, step_of
+from babyllama.training.replaced import put_aside, run_parts, settle
 
 if TYPE_CHECKING:
-    pass
+    from babyllama.config.schema import Config
 
 
 @dataclass
@@ -57,9 +58,11 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
     Raises:
         ConfigError: The folder holds another run, or an unfinished one, and neither flag says what to do.
     """
+    settle(run_dir)
     state = inspect_run(run_dir)
     if overwrite and not resume:
-        _clear(run_dir, state)
+        _refuse_foreign(run_dir, state)
+        put_aside(run_dir)
         return "fresh"
     if state.foreign_files and not state.ours:
         shown = ", ".join(sorted(state.foreign_files)[:3])
@@ -68,10 +71,17 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
         return "resume" if resume else "fresh"
     different = differences(state.fingerprint, fingerprint)
     longer = any(state.fingerprint.get(key) != fingerprint.get(key) for key in LENGTH)
-    if different and not resume:
+    if different and resume and state.has_checkpoints:
+        check_resume(state.fingerprint, fingerprint)  # names all that differs
+    if different:
         raise ConfigError(
             f"{run_dir}: holds another run ({'; '.join(different[:3])}). "
             "Choose another --model_name, or replace it with --overwrite."
+        )
+    if state.finished and longer and resume and not state.has_checkpoints:
+        raise ConfigError(
+            f"{run_dir}: this run is finished and its checkpoints are gone: it cannot go on. Train on from its weights "
+            "as another run (--set model.init_from=FOLDER), or start anew: --overwrite."
         )
     if state.finished and not different and not (longer and resume):
         if longer:
@@ -89,34 +99,46 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
     return "fresh"
 
 
-def _clear(run_dir: Path, state: RunState) -> None:
-    """Remove a run of ours, file by known name; anything else in the folder stays."""
-    if not run_dir.is_dir():
-        return
-    if not state.ours and (state.foreign_files or (run_dir / MODEL_CONFIG).exists()):
-        raise ConfigError(f"{run_dir}: not a run of ours: --overwrite does not touch it. Choose another --model_name.")
-    for folder in run_dir.iterdir():
-        if folder.is_dir() and (step_of(folder) >= 0 or LEFTOVER.match(folder.name)):
-            remove_checkpoint(folder) if step_of(folder) >= 0 else shutil.rmtree(folder, ignore_errors=True)
-        elif _is_saved_model(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    for name in RUN_FILES:
-        (run_dir / name).unlink(missing_ok=True)
-
-
-def _is_saved_model(folder: Path) -> bool:
-    """Whether a folder of a run is a milestone or an average of the weights."""
-    if folder.name.startswith(AVERAGES):
-        return (folder / MODEL_CONFIG).is_file()
-    return folder.name.startswith((".chck_", "chck_")) and (folder / MILESTONE).is_file()
-
-
 def remove_run(run_dir: Path) -> None:
     """Remove a run of ours and its folder where nothing else is in it; an absent folder is none.
 
     Raises:
         ConfigError: It is not a run of ours.
     """
-    _clear(run_dir, inspect_run(run_dir))
+    _refuse_foreign(run_dir, inspect_run(run_dir))
+    for path in run_parts(run_dir):
+        if step_of(path) >= 0:
+            remove_checkpoint(path)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     if run_dir.is_dir() and not any(run_dir.iterdir()):
         run_dir.rmdir()
+
+
+def _refuse_foreign(run_dir: Path, state: RunState) -> None:
+    if not state.ours and (state.foreign_files or (run_dir / MODEL_CONFIG).exists()):
+        raise ConfigError(f"{run_dir}: not a run of ours: --overwrite does not touch it. Choose another --model_name.")
+
+
+def refuse_own_inputs(run_dir: Path, config: Config) -> None:
+    """Refuse to replace a run that the new one reads from.
+
+    Raises:
+        ConfigError: Names the key whose path lies inside the folder.
+    """
+    teachers = config.distillation.teachers if config.distillation else []
+    inputs = [
+        ("model.init_from", config.model.init_from),
+        *(("distillation.teachers", path) for path in teachers),
+        ("data.tokenizer_path", config.data.tokenizer_path),
+        ("data.train_path", config.data.train_path),
+        ("data.eval_path", config.data.eval_path),
+        ("curriculum.model", config.curriculum.model if config.curriculum else None),
+    ]
+    for key, path in inputs:
+        if path and Path(path).expanduser().resolve().is_relative_to(run_dir):
+            raise ConfigError(
+                f"{key}: {path} lies in {run_dir}, which --overwrite would replace: choose another --model_name"
+            )

@@ -7,19 +7,22 @@ tokenizer before the first step, so that whatever ends the run, the folder says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common import distributed
 from babyllama.common.console import is_main_process, say
+from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.common.units import human_bytes
 from babyllama.config.loading import save_config
 from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
 
 if TYPE_CHECKING:
-    from babyllama.config.schema import Config
+    from babyllama.config.schema import Config, TrainingConfig
+    from babyllama.data.documents import Document
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
     from babyllama.training.trainer import BabyTrainer
@@ -32,10 +35,25 @@ class Start:
     Attributes:
         checkpoint: The checkpoint to go on from; None at step 0.
         runtime: How that checkpoint's run computed, later how this one does; None before it is decided.
+        accumulation: Parts that a step of the checkpoint's run was computed in; None at step 0.
+        config: The configuration as it was asked for; what runs may have smaller micro-batches.
+        fingerprint: What makes this run this run, of that configuration.
     """
 
     checkpoint: Path | None = None
     runtime: Runtime | None = None
+    accumulation: int | None = None
+    config: Config | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    def accumulation_for(self, training: TrainingConfig) -> int:
+        """Return the parts to compute a step in: the checkpoint's, where its run had to make them smaller."""
+        parts = self.accumulation or 0
+        if parts <= training.parts or training.batch_size % parts:
+            return training.parts
+        micro = training.batch_size // parts
+        say(f"micro-batches of {micro}, as the checkpoint's run came to after running out of memory")
+        return parts
 
 
 def find_start(
@@ -70,7 +88,45 @@ def find_start(
     for notice in check_resume(extra["fingerprint"], fingerprint):
         say(notice)
     say(f"resuming from {checkpoint.name}")
-    return Start(checkpoint, Runtime(**extra["runtime"]))
+    return Start(checkpoint, Runtime(**extra["runtime"]), extra.get("accumulation"))
+
+
+def follow_origins(config: Config) -> None:
+    """Take the tokenizer of the checkpoint that a model starts from, or of its teachers, where none is set.
+
+    The configuration then says the checkpoint's type and sizes, for these are what is trained.
+
+    Raises:
+        ConfigError: A checkpoint is not there.
+    """
+    from babyllama.models.loading import describe_origin
+
+    origins = [("model.init_from", config.model.init_from)] if config.model.init_from else []
+    if config.distillation:
+        origins += [("distillation.teachers", path) for path in config.distillation.teachers]
+    for key, path in origins:
+        if not Path(path).expanduser().is_dir():
+            raise ConfigError(f"{key}: {path}: no such checkpoint folder")
+        config.data.tokenizer_path = config.data.tokenizer_path or path
+    if config.model.init_from:
+        describe_origin(config)
+
+
+def tell_other_tokenizer(config: Config, tokenizer: Any) -> None:
+    """Say where the model's embeddings stand for the tokens of another tokenizer than the one it is trained with."""
+    from babyllama.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+
+    origin, given = config.model.init_from, config.data.tokenizer_path
+    try:
+        own = load_tokenizer(Path(origin).expanduser())
+    except ConfigError:
+        say(f"model.init_from: {origin} has no tokenizer that can be read: its embeddings may stand for other tokens")
+        return
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(tokenizer):
+        say(
+            f"model.init_from: {origin} was trained with another tokenizer than data.tokenizer_path ({given}): "
+            "its embeddings stand for other tokens. Leave data.tokenizer_path out to train on with its own."
+        )
 
 
 FULL = 0.85  # share of the free memory that an estimated step may take; what it misses, halving mends
@@ -148,13 +204,28 @@ def check_disk(config: Config, size: int, run_dir: Path) -> None:
 
 
 def open_run_folder(
-    trainer: BabyTrainer, config: Config, data: PreparedData, run_dir: Path, fingerprint: dict[str, Any]
+    trainer: BabyTrainer,
+    start: Start,
+    data: PreparedData,
+    run_dir: Path,
+    held_out: Sequence[Document],
 ) -> None:
-    """Write what the run is into its folder, and let the trainer guard its checkpoints and log to W&B."""
+    """Write what the run is and what it holds out into its folder; let the trainer guard its checkpoints, log to W&B.
+
+    Args:
+        trainer: Trainer that gets the callbacks.
+        start: Start with the configuration that was asked for and its fingerprint.
+        data: The prepared text.
+        run_dir: The run folder, locked.
+        held_out: The held-out documents.
+    """
+    from babyllama.data.held_out.kept import keep_text
     from babyllama.training.callbacks import CheckpointGuard
     from babyllama.training.wandb_log import WandbLog
 
-    extra = {"fingerprint": fingerprint, "runtime": trainer.runtime.to_dict()}
+    config, fingerprint = start.config, start.fingerprint
+    accumulation = trainer.args.gradient_accumulation_steps
+    extra = {"fingerprint": fingerprint, "runtime": trainer.runtime.to_dict(), "accumulation": accumulation}
     trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
     if config.logging.wandb or "wandb" in config.logging.report_to:
         trainer.add_callback(WandbLog(config, run_dir))
@@ -162,3 +233,4 @@ def open_run_folder(
         write_json(run_dir / RUN_FINGERPRINT, fingerprint)
         save_config(config, run_dir / TRAINING_CONFIG)
         data.tokenizer.save_pretrained(run_dir)
+        keep_text(run_dir, data, held_out)

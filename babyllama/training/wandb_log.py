@@ -15,6 +15,7 @@ import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -43,11 +44,24 @@ def wandb_mode() -> tuple[str, str]:
     address = urlparse(settings.base_url)
     if not (settings.api_key or _netrc_key(address.hostname)):
         return "offline", "no API key (wandb login)"
+    if proxy := proxy_for(settings.base_url):  # on such clusters only the proxy reaches the outside
+        address = urlparse(proxy)
     try:
         with socket.create_connection((address.hostname, address.port or 443), timeout=CONNECT_SECONDS):
             return "online", "connected"
     except OSError as error:
         return "offline", f"{address.hostname} cannot be reached: {error}"
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for an address, None where it is reached without."""
+    found = urlparse(url)
+    proxy = getproxies().get(found.scheme)
+    return proxy if proxy and not proxy_bypass(found.hostname or "") else None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def _netrc_key(host: str | None) -> str | None:
@@ -81,7 +95,7 @@ class WandbLog(TrainerCallback):
         try:
             self._start()
         except Exception as error:  # W&B raises its own and many others; none may stop a training
-            warn(f"wandb: not started ({type(error).__name__}: {error}); the training goes on without it")
+            warn(f"wandb: not started ({_first_line(error)}); the training goes on without it")
 
     def _start(self) -> None:
         import wandb
@@ -108,7 +122,7 @@ class WandbLog(TrainerCallback):
         try:
             self.run.log({name: value for name, value in entry.items() if name != "step"}, step=entry["step"])
         except Exception as error:  # see on_train_begin
-            warn(f"wandb: stopped ({type(error).__name__}: {error}); the training goes on without it")
+            warn(f"wandb: stopped ({_first_line(error)}); the training goes on without it")
             self.run = None
 
     def finish(self, summary: dict[str, Any] | None = None) -> None:
@@ -117,7 +131,7 @@ class WandbLog(TrainerCallback):
             return
         try:
             self.run.summary.update(summary or {})
-            self.run.finish(quiet=True)
+            self.run.finish()  # Settings(silent=True) keeps it quiet; 0.31 takes no `quiet`
         except Exception as error:  # see on_train_begin
-            warn(f"wandb: not closed cleanly ({type(error).__name__}: {error})")
+            warn(f"wandb: not closed cleanly ({_first_line(error)})")
         self.run = None

@@ -186,7 +186,7 @@ def _scored(name: str, shift: float, count: int = 40) -> ScoredRun:
         {"task": "perplexity", "item": n, "nll": 100.0 + n + shift * (1 + n % 3), "bytes": 50} for n in range(count)
     ]
     pairs = [
-        {"task": "minimal_pairs", "set": "b", "uid": f"p{n % 4}", "pair_id": str(n), "correct": (n * 7) % 10 > shift}
+        {"task": "minimal_pairs", "set": "b", "uid": f"p{n % 4}", "item": n, "correct": (n * 7) % 10 > shift}
         for n in range(count)
     ]
     return ScoredRun(name, items_of([*records, *pairs]))
@@ -303,7 +303,11 @@ def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.Capt
     assert "held out on different text (b; c)" in suite.run_all_benchmarks()["notes"][0]
     (text / "small.dev").write_text("Something else.\n" * 20)
     gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
-    assert "has changed since" in gone.run_all_benchmarks()["notes"][0]
+    facts = gone.run_all_benchmarks()  # the run keeps what it held out, and is scored on that
+    assert facts["notes"] == []
+    assert "has changed since the training" in capsys.readouterr().out
+    kept = read_json(out / "b" / "training_metrics.json")["eval_bits_per_byte"]
+    assert facts["runs"]["b"]["benchmarks"]["perplexity"]["bits_per_byte"] == pytest.approx(kept, rel=1e-6)
     shutil.rmtree(text)
     gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
     assert "cannot be read" in gone.run_all_benchmarks()["notes"][0]

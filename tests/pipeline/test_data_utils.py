@@ -99,15 +99,22 @@ def test_one_document_is_parted_at_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tok", "tok.json"])
-def test_a_tokenizer_path_is_written_once_and_then_read(text: Path, tmp_path: Path, name: str) -> None:
-    config = _config(text, tmp_path, tokenizer_path=str(tmp_path / name))
+def test_a_tokenizer_output_is_written_once_and_then_read(text: Path, tmp_path: Path, name: str) -> None:
+    config = _config(text, tmp_path, tokenizer_output=str(tmp_path / name))
     made = DataProcessor(config).prepare()
     assert (tmp_path / name).exists()
-    again = DataProcessor(_config(text, tmp_path, tokenizer_path=str(tmp_path / name))).prepare()
+    again = DataProcessor(_config(text, tmp_path, tokenizer_output=str(tmp_path / name))).prepare()
     assert again.fingerprint == made.fingerprint
     other = corpus(tmp_path / "other", 100)
-    foreign = DataProcessor(_config(other, tmp_path, tokenizer_path=str(tmp_path / name))).prepare()
+    foreign = DataProcessor(_config(other, tmp_path, tokenizer_output=str(tmp_path / name))).prepare()
     assert any("was trained on other text" in note for note in foreign.notes)
+
+
+def test_a_tokenizer_that_is_not_there_is_an_error(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match=r"did you mean .*mine\? To train one .*data.tokenizer_output"):
+        DataProcessor(_config(text, tmp_path, tokenizer_path=str(tmp_path / "mien"))).prepare()
+    assert not (tmp_path / "mien").exists()
 
 
 def test_a_small_corpus_lowers_the_vocabulary_with_a_line(text: Path, tmp_path: Path) -> None:

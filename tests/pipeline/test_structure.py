@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"data", "models", "pages", *BASE},
     "evaluation": {"data", "models", "pages", *BASE},
     "corpus": {"data", "models", "pages", *BASE},
-    "data": BASE,
+    "data": {"models", *BASE},
     "models": BASE,
     "pages": BASE,
     "config": {"common"},

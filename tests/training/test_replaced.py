@@ -1,0 +1,208 @@
+"""Nothing finished is destroyed by a start that then fails, and a resume never trains over another run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from babyllama.common.errors import ConfigError
+from babyllama.training import replaced
+from babyllama.training.out_of_memory import is_out_of_memory
+from babyllama.training.run_folder import guard_run
+from tests.tiny_runs import settings, write_corpus
+from train import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("replaced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BABYLLAMA_CACHE", str(base / "cache"))
+        corpus = write_corpus(base / "corpus", range(120))
+        return corpus, train(settings(corpus, base / "models")).run_dir
+
+
+@pytest.fixture
+def copy(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    corpus, run = trained
+    return corpus, Path(shutil.copytree(run, tmp_path / "models" / "run"))
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+def test_a_failing_overwrite_leaves_the_old_run(copy: tuple[Path, Path]) -> None:
+    corpus, run = copy
+    before = content(run)
+    bad = settings(corpus, run.parent, training__lr=9.9, training__max_grad_norm=1e9, training__weight_decay=1e30)
+    with pytest.raises(Exception, match="the loss became"):
+        train(bad, overwrite=True)
+    assert content(run) == before
+
+
+def test_an_overwrite_that_ends_replaces(copy: tuple[Path, Path]) -> None:
+    corpus, run = copy
+    before = (run / "model.safetensors").read_bytes()
+    result = train(settings(corpus, run.parent, training__lr=1e-4), overwrite=True)
+    assert (result.run_dir / "model.safetensors").read_bytes() != before
+    assert not [path for path in run.iterdir() if path.name.startswith(replaced.ASIDE)]
+
+
+@pytest.mark.parametrize("moved", [0, 2, None])
+def test_a_kill_anywhere_is_settled(copy: tuple[Path, Path], moved: int | None) -> None:
+    """Killed while the old run is put aside (some files moved), or after that with half of a new run in its place."""
+    _, run = copy
+    before = content(run)
+    if moved is None:
+        replaced.put_aside(run)
+        (run / "training_config.yaml").write_text("half")
+        (run / "checkpoint-2").mkdir()
+    else:
+        (run / replaced.MOVING).mkdir()
+        for path in replaced.run_parts(run)[:moved]:
+            os.replace(path, run / replaced.MOVING / path.name)
+    replaced.settle(run)
+    assert content(run) == before
+
+
+def test_a_new_checkpoint_lets_the_old_run_go(copy: tuple[Path, Path]) -> None:
+    _, run = copy
+    replaced.put_aside(run)
+    shutil.copytree(run / replaced.ASIDE / "checkpoint-4", run / "checkpoint-4")
+    replaced.settle(run)
+    assert not (run / replaced.ASIDE).exists()
+    assert not (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("key", ["model.init_from", "data.tokenizer_path"])
+def test_overwrite_refuses_to_replace_what_it_reads(copy: tuple[Path, Path], key: str) -> None:
+    corpus, run = copy
+    before = content(run)
+    with pytest.raises(ConfigError, match=f"{key}: .* lies in"):
+        train(settings(corpus, run.parent, **{key.replace(".", "__"): str(run)}), overwrite=True)
+    assert content(run) == before
+
+
+def test_a_resume_never_trains_over_another_run(copy: tuple[Path, Path]) -> None:
+    corpus, run = copy
+    for folder in run.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    before = content(run)
+    with pytest.raises(ConfigError, match="holds another run"):
+        train(settings(corpus, run.parent, training__lr=1e-4), resume=True)
+    with pytest.raises(ConfigError, match="checkpoints are gone"):
+        train(settings(corpus, run.parent, training__max_steps=8), resume=True)
+    assert content(run) == before
+
+
+def test_out_of_memory_then_the_same_command_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start that had to halve its micro-batch, stopped, resumes with the printed command and is finished after it."""
+    import torch
+
+    from babyllama.training import out_of_memory
+    from babyllama.training.trainer import BabyTrainer
+
+    corpus = write_corpus(tmp_path / "corpus", range(120))
+
+    def config() -> Any:
+        return settings(corpus, tmp_path / "models", training__save_steps=2, training__logging_steps=1)
+
+    monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda runtime: True)
+    real, limit = BabyTrainer.training_step, {"stop": True}
+
+    def step(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if limit["stop"] and self.state.global_step == 1:
+            limit["stop"] = False
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(BabyTrainer, "training_step", step)
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    with pytest.raises(Exception, match="stopped at step"):
+        train(config())
+    result = train(config(), resume=True)
+    assert result.metrics["global_step"] == 4
+    assert "as the checkpoint's run came to after running out of memory" in capsys.readouterr().out
+    assert train(config()).already_finished
+
+
+SIGNALLED = """
+import sys
+from tests.tiny_runs import settings
+from pathlib import Path
+from babyllama.common.command import run_command
+from train import train
+def main(argv):
+    steps = {"training__max_steps": 2000, "training__save_steps": 1000, "training__logging_steps": 1}
+    train(settings(Path(sys.argv[1]), Path(sys.argv[2]), **steps))
+    return 0
+sys.exit(run_command(main, []))
+"""
+
+
+@contextmanager
+def running(tmp_path: Path, ignored: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """A training that has begun, in a process of its own; it does not outlive the block."""
+    corpus, root = write_corpus(tmp_path / "corpus", range(120)), Path(__file__).resolve().parents[2]
+
+    def before() -> None:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(corpus), str(tmp_path / "models")],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=before,
+    )
+    try:
+        log = tmp_path / "models" / "run" / "log_history.jsonl"
+        deadline = time.monotonic() + 240
+        while not (log.is_file() and log.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "the training did not begin"
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.integration
+def test_a_closed_terminal_ends_with_a_checkpoint(tmp_path: Path) -> None:
+    with running(tmp_path, ignored=False) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=120) == 129
+    assert list((tmp_path / "models" / "run").glob("checkpoint-*/checkpoint_manifest.json"))
+
+
+@pytest.mark.integration
+def test_nohup_stays_nohup(tmp_path: Path) -> None:
+    with running(tmp_path, ignored=True) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 143
+
+
+def test_an_unfinished_run_is_guarded(copy: tuple[Path, Path]) -> None:
+    _, run = copy
+    assert guard_run(run, {"a": 1}, overwrite=True, resume=False) == "fresh"
+    assert (run / replaced.ASIDE / "model.safetensors").is_file()
