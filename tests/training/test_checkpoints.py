@@ -125,7 +125,15 @@ def test_what_may_happen_in_a_run_folder(
     tmp_path: Path, finished: bool, other: dict, overwrite: bool, resume: bool, expected: str
 ) -> None:
     folder = _run(tmp_path / "run", finished)
+    if expected == "resume":
+        _checkpoint(folder, 5)
     assert guard_run(folder, {**FINGERPRINT, **other}, overwrite=overwrite, resume=resume) == expected
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+    folder = _run(tmp_path / "run", finished=True)
+    with pytest.raises(ConfigError, match="its checkpoints are gone"):
+        guard_run(folder, {**FINGERPRINT, "training.num_epochs": 2}, overwrite=False, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,8 @@ def test_overwrite_touches_only_what_a_run_writes(tmp_path: Path) -> None:
     _checkpoint(folder, 5)
     (folder / "my_notes.txt").write_text("keep me")
     assert guard_run(folder, FINGERPRINT, overwrite=True, resume=False) == "fresh"
-    assert [path.name for path in folder.iterdir()] == ["my_notes.txt"]
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"my_notes.txt", ".replaced"}, "the old run is put aside until the new one can be loaded"
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
