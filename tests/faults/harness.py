@@ -138,8 +138,9 @@ class Bench:
 
     def arguments(self, output: Path, *more: str) -> list[str]:
         """Arguments of `train.py` for a run under `output`."""
-        path = ["--train-path", str(self.text), "--output-dir", str(output)]
-        return ["--config", str(self.config), *path, *self.overrides, *more]
+        usual = {"--config": self.config, "--train-path": self.text, "--output-dir": output}
+        given = [part for flag, value in usual.items() if flag not in more for part in (flag, str(value))]
+        return [*given, *self.overrides, *more]
 
     def start(self, output: Path, *more: str, before: Callable[[], None] | None = None) -> Child:
         """Start a training."""
