@@ -339,7 +339,9 @@ COMMANDS: dict[str, Command] = {
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
     """Build the parser of the main job, and the parsers of its commands by name."""
     parser = Parser(
-        prog=program_name(), description="Train a small language model from scratch, score it and write its report."
+        prog=program_name(),
+        description="Train a small language model from scratch, score it and write its report.",
+        epilog=f"{program_name()} COMMAND --help explains one command",
     )
     parser.add_argument("--version", action="version", version=f"babyllama {__version__}")
     add_config_flags(parser)

@@ -69,7 +69,7 @@ CLEANED = [
     ("gutenberg", "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nOnce", "Once"),
     ("cbt", "-LRB- he said -RRB- `` yes ''", '( he said ) " yes "'),
     ("open_subtitles", "12\n00:01:02,345 --> 00:01:04,000\n- Hello.\n<i>Bye.</i>", "Hello.\nBye."),
-    ("open_subtitles", "Subtitles by someone\nHello.", "Hello."),
+    ("open_subtitles", "Subtitles by Some One\nHello.", "Hello."),
     ("qed", "[Music] So &amp; so\n[00:12]\nnow", "So & so\nnow"),
     ("wikipedia", "= = = Big Town = = =\n\nA town ( ) in <br> x , y .</dl>", "Big Town\n\nA town in  x, y."),
     ("simple_wiki", "R&amp;B", "R&B"),

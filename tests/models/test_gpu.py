@@ -127,7 +127,7 @@ def test_every_score_is_computed_in_full_float32(tiny_llama: Any, tiny_tokenizer
     finally:
         handle.remove()
         torch.set_float32_matmul_precision("highest")
-    assert len(seen) >= 8
+    assert len(seen) >= 7, "what was proved on this model before is not tried again, and text is written by a lean step"
     assert set(seen) == {("highest", False)}
 
 

@@ -236,7 +236,9 @@ def test_a_plugins_difficulty_that_fails_names_file_and_document(text: Path, tmp
     config.plugins = [str(plugin)]
     for name, why in (("bad", "ZeroDivisionError"), ("nan", "not a finite number")):
         config.curriculum = CurriculumConfig(difficulty=name)
-        with pytest.raises(ConfigError, match=f"{plugin}: difficulty '{name}' of the document 'The .*{why}") as caught:
+        with pytest.raises(
+            ConfigError, match=rf"{plugin}(:\d+)?: difficulty '{name}' of the document 'The .*{why}"
+        ) as caught:
             train(config)
         assert caught.value.exit_code == 2
         assert str(caught.value).count("\n") == 0

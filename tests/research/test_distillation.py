@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from babyllama.common.errors import ConfigError
 from babyllama.config.loading import config_from_dict
-from babyllama.config.schema import DistillationConfig
+from babyllama.config.schema import DataConfig, DistillationConfig
 from babyllama.pages.run_page import read_log
 from babyllama.research import distillation
 from babyllama.research.distillation import Head, LossWeights, distillation_loss
+from data_utils import DataProcessor
 from tests.runs import config_for, corpus, weights
 from train import train
 
@@ -114,6 +115,8 @@ def test_a_student_learns_from_two_teachers(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.integration
 def test_bad_teachers_are_one_line(tmp_path: Path, text_run: Path) -> None:
     text = corpus(tmp_path / "text", 300)
+    other = {"vocab_size": 300, "tokenizer_output": str(tmp_path / "tokenizer"), "cache_dir": str(tmp_path / "cache")}
+    DataProcessor(DataConfig(train_path=str(text), **other)).prepare()
     for teacher, said in (
         (tmp_path / "nobody", "nobody: no such checkpoint folder"),
         (text_run, "its tokenizer is not the student's"),

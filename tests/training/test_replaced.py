@@ -161,8 +161,7 @@ def running(tmp_path: Path, ignored: bool) -> Iterator[subprocess.Popen[bytes]]:
     corpus, root = write_corpus(tmp_path / "corpus", range(120)), Path(__file__).resolve().parents[2]
 
     def before() -> None:
-        if ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)  # the tests may run under nohup
 
     process = subprocess.Popen(
         [sys.executable, "-c", SIGNALLED, str(corpus), str(tmp_path / "models")],
