@@ -115,7 +115,7 @@ def test_a_student_learns_from_two_teachers(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.integration
 def test_bad_teachers_are_one_line(tmp_path: Path, text_run: Path) -> None:
     text = corpus(tmp_path / "text", 300)
-    other = {"vocab_size": 300, "tokenizer_output": str(tmp_path / "tokenizer"), "cache_dir": str(tmp_path / "cache")}
+    other = {"vocab_size": 270, "tokenizer_output": str(tmp_path / "tokenizer"), "cache_dir": str(tmp_path / "cache")}
     DataProcessor(DataConfig(train_path=str(text), **other)).prepare()
     for teacher, said in (
         (tmp_path / "nobody", "nobody: no such checkpoint folder"),
