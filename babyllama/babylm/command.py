@@ -126,11 +126,13 @@ def _score(args: argparse.Namespace, tree: Tree, data: DataFolder) -> int:
     from babyllama.babylm.score import beyond_training, score, wanted_tasks
 
     names = wanted_tasks(data.rules, args.tasks)
-    missing = score(tree, data, names, fast_only=args.fast_only, device=args.device, seed=args.seed)
+    missing, failed = score(tree, data, names, fast_only=args.fast_only, device=args.device, seed=args.seed)
     for line in beyond_training(tree):
         say(f"note: {line}")
     _show_board(tree, missing)
-    return 0
+    for line in failed:
+        say(f"not scored: {line}")
+    return int(bool(failed))
 
 
 def _show_board(tree: Tree, missing: list[str]) -> None:

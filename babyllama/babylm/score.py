@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.babylm.data_folder import DataFolder, TaskData
 from babyllama.babylm.rules import Rules
 from babyllama.babylm.tasks import acquisition, reading, zero_shot
-from babyllama.babylm.tasks.ranking import encode_spans, rank_items
+from babyllama.babylm.tasks.ranking import TextTooLong, encode_spans, rank_items
 from babyllama.babylm.tree import MAIN, SCORE, Tree, fingerprint, read_predictions, write_predictions
 from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
@@ -112,7 +112,9 @@ def _facts(rules: Rules, data: TaskData, seed: int) -> list[Any]:
     return [scoring_code(), rules.ties, asdict(data.task), data.fast, seed if rules.ties == "random" else None]
 
 
-def score(tree: Tree, data: DataFolder, names: set[str], *, fast_only: bool, device: str, seed: int) -> list[str]:
+def score(
+    tree: Tree, data: DataFolder, names: set[str], *, fast_only: bool, device: str, seed: int
+) -> tuple[list[str], list[str]]:
     """Score what is not scored yet.
 
     Args:
@@ -124,23 +126,27 @@ def score(tree: Tree, data: DataFolder, names: set[str], *, fast_only: bool, dev
         seed: Seed of ties.
 
     Returns:
-        Lines for the tasks that have no data.
+        Lines for the tasks that have no data, and lines for those that the model cannot be scored on.
     """
     # 1. What is to be done, and what of it is done.
     jobs, missing = plan(tree, data, names, fast_only, seed)
     left = [job for job in jobs if not _is_done(tree, job)]
     done = len(jobs) - len(left)
     say(f"{len(jobs):,} tasks of {1 + len(tree.checkpoints())} models to score" + (f", {done:,} are done" * bool(done)))
-    # 2. Each checkpoint is loaded once.
+    # 2. Each checkpoint is loaded once; a task whose texts are too long for it does not keep the others waiting.
+    failed: list[str] = []
     for name in dict.fromkeys(job.checkpoint for job in left):
         model, tokenizer = _load(tree.folder(name), device)
         for job in [job for job in left if job.checkpoint == name]:
-            _score_task(tree, data.rules, job, model, tokenizer, seed)
+            try:
+                _score_task(tree, data.rules, job, model, tokenizer, seed)
+            except TextTooLong as error:
+                failed.append(f"{name}: {error}")
         del model
     # 3. The surprisals of all checkpoints become one file and one figure.
     if not fast_only and any(job.data.task.kind == "aoa" for job in jobs):
         write_acquisition(tree, data)
-    return missing
+    return missing, failed
 
 
 def _is_done(tree: Tree, job: Job) -> bool:

@@ -241,3 +241,21 @@ def test_the_reading_file_holds_a_bare_nan(scored: dict[str, Any]) -> None:
     path = tree.predictions(MAIN, tree.rules.tasks["reading"], False)
     assert "NaN" in path.read_text(encoding="utf-8")
     assert isinstance(read_predictions(path)["reading"]["predictions"][0]["pred"], float)
+
+
+def test_a_task_with_too_long_texts_does_not_keep_the_others_waiting(
+    tiny_gpt2: Any, tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", 2026, glue=False)
+    path = data / "full_eval/comps/comps_wugs.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines[0]["prefix_acceptable"] = "The dog ran to school. " * 200
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    rules = write_rules(tmp_path / "rules.yaml", 2026, data, ["10k"])
+    run = write_run(tmp_path / "gpt", tiny_gpt2, tiny_tokenizer, [])
+    common = ["--data", str(data), "--output", str(tmp_path / "results"), "--rules", str(rules)]
+    assert main(["babylm", "score", str(run), *common, "--tasks", "comps,ewok,reading"]) == 1
+    told = capsys.readouterr().out
+    assert "not scored: main: comps: its longest text has" in told
+    assert "main ewok: " in told
+    assert "main reading: " in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 from babyllama.babylm.rules import load_rules
 from babyllama.babylm.tasks import zero_shot
 from babyllama.babylm.tasks.forest import Query, lay_out, supports_forest, token_scores
-from babyllama.babylm.tasks.items import check_sizes, read_items
-from babyllama.babylm.tasks.ranking import choose, encode_spans, rank_items
+from babyllama.babylm.tasks.items import Item, check_sizes, read_items
+from babyllama.babylm.tasks.ranking import TextTooLong, choose, encode_spans, rank_items
 from babyllama.common.errors import DataError
 from tests.babylm import reference
 from tests.babylm.conftest import made_items, write_jsonl
@@ -144,3 +145,38 @@ def test_wrong_sizes_name_cell_found_and_wanted() -> None:
     assert check_sizes(task, True, counts, "x") == ["x: cell social-relations: 99 found, 100 wanted"]
     piqa = load_rules(2026).tasks["global_piqa_parallel"]
     assert check_sizes(piqa, False, {f"eng_{n}": 1 for n in range(102)}, "y") == ["y: 102 items found, 103 wanted"]
+
+
+def test_the_filter_of_2026_leaves_the_official_numbers_of_entity_items(tmp_path: Path) -> None:
+    """Items in the form of entity tracking, in the numbers of 2025, of which some offer "nothing" in some place."""
+    before, after = (load_rules(year).tasks["entity_tracking"] for year in (2025, 2026))
+    files: dict[str, list[dict[str, Any]]] = {}
+    for uid, number in before.sizes(False).items():
+        stem, operations = uid.removesuffix("_ops").rsplit("_", 1)
+        for place in range(number):
+            options = ["the dax", "the wug", "the fep", "the zib", "the toma"]
+            if place < number - after.sizes(False)[uid]:
+                options[place % 5] = "nothing"
+            item = {
+                "sample_id": place,
+                "numops": int(operations),
+                "input_prefix": "Box 0 contains ",
+                "options": options,
+            }
+            files.setdefault(stem, []).append(item)
+    for stem, lines in files.items():
+        write_jsonl(tmp_path / f"{stem}.jsonl", lines)
+    for task, number in ((before, 9_483), (after, 6_780)):
+        items = read_items(task, tmp_path)
+        assert len(items) == number
+        assert check_sizes(task, False, dict(Counter(item.uid for item in items)), "x") == []
+
+
+def test_a_text_beyond_learned_positions_is_refused_and_beyond_rotary_ones_is_not(
+    tiny_gpt2: Any, tiny_llama: Any, tiny_tokenizer: Any
+) -> None:
+    text = "The dog ran. " * 300
+    items = [Item("x", (text + "It saw.", text + "It ate."), ("It saw.", "It ate."), ("It saw.", "It ate."))]
+    with pytest.raises(TextTooLong, match=r"entity_tracking: its longest text has .* only 512 positions"):
+        rank_items(tiny_gpt2, tiny_tokenizer, items, ties="first", name="entity_tracking")
+    assert len(rank_items(tiny_llama, tiny_tokenizer, items, ties="first")) == 1

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 ENCODE_AT_ONCE = 20_000
 
 
+class TextTooLong(DataError):
+    """A task holds a text that the model has no positions for; other tasks can still be scored."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What the model chose of an item.
@@ -103,13 +107,13 @@ def check_lengths(queries: Sequence[Query], model: PreTrainedModel, name: str) -
         Number of tokens of the longest text.
 
     Raises:
-        DataError: The table of positions is too short.
+        TextTooLong: The table of positions is too short.
     """
     longest = max((len(query.ids) for query in queries), default=0)
     positions = getattr(model.config, "max_position_embeddings", None)
     learned = any("wpe" in key or "embed_positions" in key for key, _ in model.named_parameters())
     if learned and positions is not None and longest - 1 > positions:
-        raise DataError(
+        raise TextTooLong(
             f"{name}: its longest text has {longest:,} tokens, the model only {positions:,} positions: "
             "train with a larger model.max_position_embeddings"
         )
