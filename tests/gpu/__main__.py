@@ -45,13 +45,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def chosen_rows(args: argparse.Namespace) -> list[Row]:
     """The rows that the command line asks for, the ones worth most first."""
     words = [word for word in args.only.split(",") if word]
-    return [
-        row
-        for row in all_rows()
-        if args.group in ("all", row.group)
-        and (row.quick or not args.quick)
-        and (not words or any(word in row.name for word in words))
-    ]
+    possible = [row for row in all_rows() if args.group in ("all", row.group) and (row.quick or not args.quick)]
+    named = [row for row in possible if not words or any(word in row.name for word in words)]
+    wanted = {bool(row.options.get("teachers")) for row in named if row.function == "curves:curve"}
+    return [row for row in possible if row in named or needed_reference(row, wanted)]
+
+
+def needed_reference(row: Row, wanted: set[bool]) -> bool:
+    """Whether a row makes the CPU's curve that a chosen row compares with; kept from before, it takes a second."""
+    return row.function == "curves:reference" and bool(row.options.get("teachers")) in wanted
 
 
 def why_skipped(row: Row, spec: Spec, machine: dict[str, Any]) -> str:
