@@ -170,7 +170,8 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         rt.apply(start.runtime)
 
         # Trainer: HuggingFace's, with our forward pass, optimizer and callbacks. The folder now says what it is.
-        trainer = build_trainer(config, model, data, start.runtime, run_dir)
+        trainer = build_trainer(config, model, data, start.runtime, run_dir, start)
+        start.total_steps = trainer.total_steps
         documents = DataProcessor(config.data).held_out_documents(data.split_fingerprint)
         open_run_folder(trainer, start, data, run_dir, documents)
 
@@ -252,7 +253,7 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
 
 
 def build_trainer(
-    config: Config, model: PreTrainedModel, data: PreparedData, runtime: Runtime, run_dir: Path
+    config: Config, model: Any, data: PreparedData, runtime: Runtime, run_dir: Path, start: Start | None = None
 ) -> BabyTrainer:
     """Build HuggingFace's Trainer with our hot path inside the model's forward.
 
@@ -262,6 +263,7 @@ def build_trainer(
         data: Result of `DataProcessor.prepare`.
         runtime: Result of `babyllama.models.runtime.decide`.
         run_dir: Where checkpoints and logs go.
+        start: The checkpoint to go on from and the run's number of steps, which a time budget is not asked for twice.
 
     Returns:
         A Trainer that is ready for `.train()`.
@@ -272,13 +274,11 @@ def build_trainer(
     from babyllama.training.arguments import count_steps, training_arguments
     from babyllama.training.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
     from babyllama.training.recipes.averages import add_averages
+    from babyllama.training.recipes.time_budget import fix_length
     from babyllama.training.trainer import BabyTrainer
 
+    # The forward pass, with the teachers' beside it in a distillation.
     train_set, valid_set = packed_datasets(config, data)
-    plan = count_steps(config, len(train_set), distributed.world_size())
-    for note in plan.notes:
-        say(note)
-    train_set = apply_curriculum(config, data, train_set, plan.total_steps, run_dir)
     add_residual_dropout(model, config.model.resid_pdrop, runtime)
     prepare_forward(model, runtime)
     sums = None
@@ -286,16 +286,28 @@ def build_trainer(
         from babyllama.research.teachers import add_distillation
 
         sums = add_distillation(model, config, data.tokenizer, runtime)
+
+    # The run's length: steps, intervals, and the order of the chunks, which may depend on it.
+    curve = config.data.eval_samples or CURVE_CHUNKS
+    measured = fix_length(model, config, runtime, (train_set, valid_set), curve, start)
+    if sums is not None:
+        sums.read()  # of the timed steps
+    plan = count_steps(measured, len(train_set), distributed.world_size())
+    for note in plan.notes:
+        say(note)
+    train_set = apply_curriculum(config, data, train_set, plan.total_steps, run_dir)
+
+    # HuggingFace's Trainer and what watches it.
     trainer = BabyTrainer(
         model=model,
-        args=training_arguments(config, plan, runtime, run_dir),
+        args=training_arguments(measured, plan, runtime, run_dir),
         train_dataset=train_set,
         eval_dataset=valid_set,
         processing_class=data.tokenizer,
         config=config,
         data=data,
         runtime=runtime,
-        curve_chunks=config.data.eval_samples or CURVE_CHUNKS,
+        curve_chunks=curve,
         total_steps=plan.total_steps,
         distillation=sums,
     )

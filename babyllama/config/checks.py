@@ -98,6 +98,10 @@ def cross_checks(config: Config, source: str) -> list[str]:
     problems += _recipe_checks(config)
     if t.fp16 is True and t.bf16 is True:
         problems.append("training.fp16, training.bf16: both true; choose one")
+    if t.max_steps is not None and t.max_minutes is not None:
+        problems.append("training.max_steps, training.max_minutes: both set; choose one")
+    if t.decay_from is not None and t.max_minutes is not None:
+        problems.append("training.decay_from, training.max_minutes: a cooldown's length is max_steps or num_epochs")
     if m.max_position_embeddings is not None and m.max_position_embeddings < config.data.seq_length:
         problems.append(
             f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"

@@ -32,6 +32,7 @@ BOOKKEEPING = {
         "keep_freed_memory",
         "tf32",
         "deterministic",
+        "quick_start_minutes",  # the checkpoint has the number of steps
         "decay_from",  # the checkpoint's content counts (babyllama/training/recipes/cooldown.py)
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
@@ -39,9 +40,9 @@ BOOKKEEPING = {
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
     "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise"},
-    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay"},
+    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "max_minutes"},
 }
-LENGTH = ("training.num_epochs", "training.max_steps")
+LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")
 
 
 def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_fingerprint: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ FLAGS: list[tuple[str, str, Callable[[str], Any]]] = [
     ("--batch-size", "training.batch_size", int),
     ("--num-epochs", "training.num_epochs", float),
     ("--max-steps", "training.max_steps", int),
+    ("--max-minutes", "training.max_minutes", float),
     ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", _auto_or_int),
     ("--seed", "training.seed", int),
     ("--device", "training.device", str),

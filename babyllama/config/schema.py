@@ -182,6 +182,10 @@ class TrainingConfig(Section):
     """Passes over the training text."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many optimizer steps; overrides num_epochs."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of training: the number of steps is fixed once from timed steps, epochs repeat the text until then."""
+    quick_start_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Upper bound of minutes for one epoch of the embedded corpus; other text and other lengths do not look at it."""
     warmup_steps: float = Field(0.05, ge=0)
     """Warm-up of the learning rate: a count, or below 1 a share of the run."""
     lr_scheduler: Literal["cosine", "wsd", "linear", "constant"] = "cosine"

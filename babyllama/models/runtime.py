@@ -128,7 +128,10 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     precision = _precision(training, device)
     tokens = total_steps * training.batch_size * config.data.seq_length
     micro_steps = total_steps * training.parts
-    size = RunSize(6.0 * num_parameters * tokens, micro_steps, config.model.n_layer)
+    flops = 6.0 * num_parameters * tokens
+    if training.max_minutes is not None and device == "cpu":  # the number of steps is not known before it is timed
+        flops = 60 * training.max_minutes * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
+    size = RunSize(flops, micro_steps, config.model.n_layer)
     compiling = _compile(training, device, size)
     attention = training.attention
     if attention == "auto":

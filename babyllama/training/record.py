@@ -63,6 +63,7 @@ def training_metrics(
         "num_parameters": parameters,
         "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
         "global_step": trainer.state.global_step,
+        "total_steps": trainer.total_steps,
         "num_epochs": epoch,
         "best_step": trainer.best.best_step,
         "best_valid_loss": trainer.best.best_loss,

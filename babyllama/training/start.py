@@ -38,6 +38,7 @@ class Start:
         accumulation: Parts that a step of the checkpoint's run was computed in; None at step 0.
         config: The configuration as it was asked for; what runs may have smaller micro-batches.
         fingerprint: What makes this run this run, of that configuration.
+        total_steps: Number of steps that this run was given before; None where a time budget is asked (anew).
     """
 
     checkpoint: Path | None = None
@@ -45,6 +46,7 @@ class Start:
     accumulation: int | None = None
     config: Config | None = None
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    total_steps: int | None = None
 
     def accumulation_for(self, training: TrainingConfig) -> int:
         """Return the parts to compute a step in: the checkpoint's, where its run had to make them smaller."""
@@ -71,7 +73,7 @@ def find_start(
         CheckpointError: The named checkpoint, or every one, is damaged.
         ConfigError: It belongs to another training; names what differs.
     """
-    from babyllama.config.fingerprint import check_resume
+    from babyllama.config.fingerprint import LENGTH, check_resume
     from babyllama.models.runtime import Runtime
     from babyllama.training import checkpoints
     from babyllama.training.recipes.cooldown import check_trunk
@@ -88,7 +90,10 @@ def find_start(
     for notice in check_resume(extra["fingerprint"], fingerprint):
         say(notice)
     say(f"resuming from {checkpoint.name}")
-    return Start(checkpoint, Runtime(**extra["runtime"]), extra.get("accumulation"))
+    start = Start(checkpoint, Runtime(**extra["runtime"]), extra.get("accumulation"))
+    if all(extra["fingerprint"].get(key) == fingerprint.get(key) for key in LENGTH):
+        start.total_steps = extra.get("total_steps")
+    return start
 
 
 def follow_origins(config: Config) -> None:
@@ -226,6 +231,7 @@ def open_run_folder(
     config, fingerprint = start.config, start.fingerprint
     accumulation = trainer.args.gradient_accumulation_steps
     extra = {"fingerprint": fingerprint, "runtime": trainer.runtime.to_dict(), "accumulation": accumulation}
+    extra["total_steps"] = trainer.total_steps
     trainer.add_callback(CheckpointGuard(trainer, run_dir, extra, config.training))
     if config.logging.wandb or "wandb" in config.logging.report_to:
         trainer.add_callback(WandbLog(config, run_dir))
