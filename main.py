@@ -16,13 +16,13 @@ import difflib
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
-from babyllama.common.command import Command, CommandParser, Parser, add_commands, at_least, run_command, split_names
-from babyllama.common.console import is_main_process, printable, say
+from babyllama.common.command import Command, CommandParser, Parser, add_commands, run_command, split_names
+from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import ConfigError
 from babyllama.common.provenance import program, program_name
 from babyllama.config.flags import add_config_flags, config_from_args, read_config
@@ -208,42 +208,6 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
 # Using a model
 
 
-def _generate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a local model folder")
-    parser.add_argument("--prompt", action="append", help="may be given several times")
-    parser.add_argument("--max-new-tokens", type=at_least(1), default=100, help="(default: %(default)s)")
-    greedy = "0 is greedy (default: %(default)s)"
-    parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help=greedy)
-    parser.add_argument("--num-samples", type=at_least(1), default=1, help="texts per prompt")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of sampling (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file of your own")
-
-
-def _generate(args: argparse.Namespace) -> int:
-    """Write text with a trained model; without --prompt, reads prompts line by line."""
-    from babyllama.plugins import load_plugins
-    from evaluate import ModelEvaluator
-
-    load_plugins(args.plugin)
-    evaluator = ModelEvaluator(args.checkpoint, device=args.device)
-    settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
-    for number, prompt in enumerate(args.prompt or _typed_prompts()):
-        for text in evaluator.generate([prompt] * args.num_samples, seed=args.seed + number, **settings):
-            say(printable(prompt + text))
-            say()
-    return 0
-
-
-def _typed_prompts() -> Iterable[str]:
-    """Yield lines from the keyboard or a pipe; Ctrl-D ends."""
-    if sys.stdin.isatty():
-        say("type a prompt and Enter; Ctrl-D ends")
-    for line in sys.stdin:
-        if line.strip():
-            yield line.rstrip("\n")
-
-
 def _babylm_arguments(parser: argparse.ArgumentParser) -> None:
     from babyllama.babylm import command
 
@@ -320,7 +284,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command("score one checkpoint (evaluate.py)", "evaluate"),
     "benchmark": Command("compare several runs with statistics (benchmark.py)", "benchmark"),
-    "generate": Command("prompt in, text out", add_arguments=_generate_arguments, run=_generate),
+    "generate": Command("prompt in, text out", "babyllama.play.generate_command"),
+    "play": Command("a local page that writes as you watch and colours text by surprisal", "babyllama.play.command"),
     "surprisal": Command("surprisal of words, regions and texts of a table", "babyllama.evaluation.surprisal.command"),
     "babylm": Command(
         "the BabyLM challenge: score, fine-tune, submit, check", add_arguments=_babylm_arguments, run=_babylm

@@ -163,7 +163,7 @@ def score_texts(
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError("surprisal: this tokenizer does not tell which characters a token covers (no tokenizer.json)")
     befores = [_joined(context, text) for context, text in zip(contexts or [""] * len(texts), texts, strict=True)]
-    encodings = _encode(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
+    encodings = encode_exactly(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
     first, boundary = bos_id(tokenizer), boundary_tokens(tokenizer)
     # Windows over each text's tokens and one place more, for what may follow the last token.
     owners, inputs, targets = [], [], []
@@ -189,7 +189,7 @@ def _joined(context: str, text: str) -> str:
     return context + " "
 
 
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+def encode_exactly(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
     """Encodings without special tokens; one that is spelled out in a text is text."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens

@@ -29,6 +29,9 @@ class Decoder(Protocol):
     context_length: int
     length: int
 
+    def fresh(self) -> Decoder:
+        """Return a decoder of the same model with a cache of its own."""
+
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Read whole texts, forgetting what was read before, and return the (B, V) logits behind each."""
 
@@ -64,6 +67,10 @@ class TransformersDecoder:
         self.device = next(model.parameters()).device
         self._cache: Any = None
         self._mask = torch.empty(0)
+
+    def fresh(self) -> TransformersDecoder:
+        """Return a decoder of the same model with a cache of its own."""
+        return TransformersDecoder(self.model, self.context_length)
 
     @torch.inference_mode()
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -109,6 +116,10 @@ class LeanDecoder:
         self._missing: Tensor | None = None  # (B,) columns of padding in front of each text
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+
+    def fresh(self) -> LeanDecoder:
+        """Return a decoder of the same weights with a cache of its own."""
+        return LeanDecoder(self.parts, self.context_length)
 
     @torch.inference_mode()
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
