@@ -21,7 +21,7 @@ from babyllama.common.scripts import count_scripts
 from babyllama.corpus.duplicates import Copy, exact_copies, near_copies
 from babyllama.corpus.facts import BatchFacts, DocumentFacts, FactFinder
 from babyllama.corpus.overlap import LEAKED, OverlapIndex, build_index, evaluation_texts, leaks
-from babyllama.data.documents import Document, explain_rule
+from babyllama.data.documents import Document, batches_of, explain_rule
 from babyllama.data.languages.byte_premiums import premium_of
 from babyllama.data.languages.identify import UNDETERMINED, writing
 from babyllama.data.sources import find_files, is_record_file, read_documents
@@ -87,7 +87,9 @@ def survey(
     rules: dict[str, str] = {}
     facts: list[DocumentFacts] = []
     characters: dict[str, Counter[str]] = {}
-    for batch in ordered_map(FactFinder(index, near is not None), _batches(made, rules), processes):
+    for batch in ordered_map(
+        FactFinder(index, near is not None), batches_of(_counted(made, rules), BATCH_CHARACTERS), processes
+    ):
         _gather(batch, facts, characters, index)
         seen(sum(document.bytes for document in batch.documents))
     # What needs all documents.
@@ -138,23 +140,15 @@ def _items(path: str, dev: str | None, against: Sequence[str]) -> Iterator[tuple
         yield from evaluation_texts(given)
 
 
-def _batches(made: Survey, rules: dict[str, str]) -> Iterator[list[Document]]:
+def _counted(made: Survey, rules: dict[str, str]) -> Iterator[Document]:
     """Yield the documents of all files; notes how many each file has and by which rule."""
-    batch: list[Document] = []
-    size = 0
     for file in made.files:
         rule, documents = read_documents(file, "replace")
         made.counts.append(0)
         for document in documents:
             rules[document.domain] = rule
             made.counts[-1] += 1
-            batch.append(document)
-            size += len(document.text)
-            if size >= BATCH_CHARACTERS:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+            yield document
 
 
 def _gather(

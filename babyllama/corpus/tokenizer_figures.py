@@ -14,13 +14,13 @@ Text goes through in batches: a corpus is never in memory as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from babyllama.data.documents import Document
+from babyllama.data.documents import Document, batches_of
 from babyllama.data.tokenizer import encode_documents, token_bytes
 from babyllama.data.words import count_words
 
@@ -100,26 +100,13 @@ def count_text(tokenizer: Any, documents: Iterable[Document]) -> dict[str, Count
         documents: Text, read once.
     """
     found: dict[str, Counts] = {}
-    for batch in _batches(documents):
+    for batch in batches_of(documents, BATCH_CHARACTERS):
         for document, ids in zip(batch, encode_documents(tokenizer, [d.text for d in batch]), strict=True):
             counts = found.get(document.domain)
             if counts is None:
                 counts = found[document.domain] = Counts(np.zeros(len(tokenizer), dtype=np.int64))
             counts.add(document.text, ids)
     return dict(sorted(found.items()))
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def text_figures(tokenizer: Any, counts: Counts, lengths: np.ndarray) -> dict[str, Any]:

@@ -47,6 +47,20 @@ class Piece(str):
     __slots__ = ()
 
 
+def batches_of(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
+    """Yield documents in order, in lists that each hold at least so many characters; the last may hold fewer."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def documents_fingerprint(documents: Iterable[Document]) -> str:
     """SHA-256 of documents' domains and texts in their order: equal where two runs are scored on the same text."""
     digest = hashlib.sha256()

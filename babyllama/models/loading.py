@@ -84,6 +84,12 @@ def run_config_of(folder: Path) -> Config | None:
     return None
 
 
+def trained_length(folder: Path) -> int | None:
+    """Return the context length that a checkpoint's run was trained at, None where it is not a run of ours."""
+    config = run_config_of(folder)
+    return None if config is None else config.data.seq_length
+
+
 def plugins_of(folder: Path) -> list[str]:
     """Paths of the plugins that the run of a folder (or of the folder around it) was configured with; not loaded."""
     config = run_config_of(folder)

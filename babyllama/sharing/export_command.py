@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.gguf:
         raise ConfigError("export: which format? add --gguf")
     from babyllama.common import disk_space
-    from babyllama.models.loading import load_model, load_tokenizer_of
+    from babyllama.models.loading import load_model, load_tokenizer_of, trained_length
     from babyllama.sharing import gguf_check, gguf_model, gguf_tokenizer
 
     # 1. refuse early: without the package, a model llama.cpp has no graph for, a tokenizer it would cut otherwise
@@ -95,16 +95,6 @@ def run_name(folder: Path) -> str:
     if (folder.parent / TRAINING_CONFIG).is_file():
         return f"{folder.parent.name}-{folder.name}"
     return folder.name
-
-
-def trained_length(folder: Path) -> int | None:
-    """Return tokens that the run showed the model at once; None for a model that is not ours."""
-    from babyllama.config.loading import load_config
-
-    for place in (folder, folder.parent):
-        if (place / TRAINING_CONFIG).is_file():
-            return load_config(place / TRAINING_CONFIG).data.seq_length
-    return None
 
 
 def modelfile(name: str, window: int, eos: str | None) -> str:

@@ -15,8 +15,9 @@ from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.config.schema import Config
 from babyllama.data.tokenizer import encode_documents
 from babyllama.models.architectures import build_model
+from babyllama.models.loading import trained_length
 from babyllama.sharing import gguf_check, llama_cpp
-from babyllama.sharing.export_command import modelfile, run_name, target_path, trained_length
+from babyllama.sharing.export_command import modelfile, run_name, target_path
 from babyllama.sharing.gguf_model import check_supported, interleave, named_weights, write_gguf
 from babyllama.sharing.gguf_tokenizer import read_bpe
 

@@ -159,7 +159,7 @@ def _score(
     folder: Path, texts: list[str], contexts: list[str] | None, window: int | None, device: str
 ) -> list[TextSurprisal]:
     from babyllama.evaluation.surprisal.scores import score_texts
-    from babyllama.models.loading import load_model, load_tokenizer_of
+    from babyllama.models.loading import load_model, load_tokenizer_of, trained_length
     from babyllama.models.runtime import resolve_device
 
     model = load_model(folder, resolve_device(device))
@@ -169,16 +169,6 @@ def _score(
         raise ConfigError(f"--window {window}: from 2 to the {positions} positions of {folder.name}")
     bar = partial(progress, description=folder.name)
     return score_texts(model, load_tokenizer_of(folder), texts, contexts, window=window, progress=bar)
-
-
-def trained_length(folder: Path) -> int | None:
-    """Return tokens of a chunk that the run of a folder was trained at; None where it is not one of ours."""
-    from babyllama.config.loading import load_config
-
-    for place in (folder, folder.parent):
-        if (place / "training_config.yaml").is_file():
-            return load_config(place / "training_config.yaml").data.seq_length
-    return None
 
 
 def _lines(
