@@ -22,7 +22,7 @@ from babyllama.babylm.tasks import acquisition, reading, zero_shot
 from babyllama.babylm.tasks.ranking import TextTooLong, encode_spans, rank_items
 from babyllama.babylm.tree import MAIN, SCORE, Tree, fingerprint, read_predictions, write_predictions
 from babyllama.common.console import progress, say
-from babyllama.common.errors import ConfigError, DataError
+from babyllama.common.errors import ConfigError
 from babyllama.common.files import write_json, write_text_atomic
 from babyllama.common.units import human_seconds
 from babyllama.config.run_layout import TRAINING_CONFIG
@@ -297,13 +297,3 @@ def beyond_training(tree: Tree) -> list[str]:
         "are untrained (data.seq_length)"
         for name, tokens in longer.items()
     ]
-
-
-def require_data(data: DataFolder, jobs: int, missing: Sequence[str]) -> None:
-    """Refuse a data folder in which nothing that was asked for is there.
-
-    Raises:
-        DataError: Nothing is there.
-    """
-    if not jobs:
-        raise DataError(f"--data {data.path}: no data of the tasks asked for; " + "; ".join(missing[:2]))

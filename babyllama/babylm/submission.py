@@ -11,7 +11,6 @@ task. Teams repeat the last model for them; `fill_missing` does that, marks ever
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,17 +133,6 @@ def write_collated(tree: Tree, content: dict[str, Any]) -> Path:
     path = tree.root / COLLATED
     write_text_atomic(path, json.dumps(content))
     return path
-
-
-def fast_averages(content: dict[str, Any], track: list[str]) -> dict[str, dict[str, float]]:
-    """Return mean over the cells of each fast set, by checkpoint, for the terminal."""
-    found: dict[str, dict[str, float]] = {name: {} for name in track}
-    for key, entries in content["fast_eval_results"].items():
-        for name, cells in zip(track, entries, strict=True):
-            if cells:
-                values = [value for value in cells.values() if not math.isnan(value)]
-                found[name][key] = sum(values) / len(values) if values else math.nan
-    return found
 
 
 def set_license(card_path: Path, name: str) -> None:
