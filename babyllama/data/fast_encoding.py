@@ -14,8 +14,8 @@ a letter).
     text    I can't see "Zoë" .
     pieces  I | can|'t| see| "|Zoë"| .
 
-Tokenizers with another rule, a normalizer or added words go through the library. tests/test_word_pieces.py compares
-the two on hostile strings.
+Tokenizers with another rule, a normalizer or added words go through the library. tests/data/test_fast_encoding.py
+compares the two on hostile strings.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Only 2, 2 and 4: the first two are shown again, then the new ones come first, ha
     [[10, 11], [10, 11], [12, 13]]
 
 The order is a function of seed, epoch, recipe and text, so a resume finds it again, and several processes share it
-(data_order.py). What a chunk's difficulty is stands in difficulty.py. Chunks of equal difficulty are ordered by lot.
+(epoch_order.py). What a chunk's difficulty is stands in difficulty.py. Chunks of equal difficulty are ordered by lot.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ def sample_prompts(count: int, seed: int) -> list[str]:
 
 
 def minimal_pairs(seed: int = 0, per_phenomenon: int = 100) -> list[dict[str, str]]:
-    """Return the built-in grammar test; see synthetic_pairs.py."""
+    """Return the built-in grammar test; see pairs.py."""
     from babyllama.data.synthetic.pairs import make_pairs
 
     return make_pairs(seed, per_phenomenon)

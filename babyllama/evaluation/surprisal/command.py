@@ -10,7 +10,7 @@ One row a unit and run. Every row has the input's columns, then
     start, end      its characters in the text, from 0; `end` is behind the last
     tokens          how many tokens it has
     bits            surprisal
-    bits_corrected  the same with the word-boundary correction (surprisal.py); empty where there is none
+    bits_corrected  the same with the word-boundary correction (scores.py); empty where there is none
     length          grapheme clusters of `unit`
     count, per_million  of `unit` in --frequencies, in lower case and without punctuation around it; words only
 
