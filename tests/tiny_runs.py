@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from babyllama.config.loading import load_config
+from train import train
 
 SUBJECTS = ("dog", "cat", "bird", "girl", "boy", "fox", "cow", "hen")
 VERBS = ("sees", "likes", "follows", "finds", "hears", "leaves")
@@ -42,3 +45,11 @@ def settings(folder: Path, output: Path, **more: Any) -> Any:
         "logging.output_dir": str(output),
     }
     return load_config(None, [], values | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def trained_on(base: Path, numbers: range) -> tuple[Path, Path]:
+    """A corpus of stories and the folder of a run on it, with a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BABYLLAMA_CACHE", str(base / "cache"))
+        corpus = write_corpus(base / "corpus", numbers)
+        return corpus, train(settings(corpus, base / "models")).run_dir

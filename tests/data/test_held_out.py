@@ -13,18 +13,14 @@ from babyllama.data.documents import documents_fingerprint
 from babyllama.data.held_out.kept import kept_text, text_hashes
 from data_utils import DataProcessor
 from evaluate import ModelEvaluator
-from tests.tiny_runs import settings, story, write_corpus
+from tests.tiny_runs import settings, story, trained_on, write_corpus
 from train import train
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A corpus of 200 stories and a run on it."""
-    base = tmp_path_factory.mktemp("held_out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BABYLLAMA_CACHE", str(base / "cache"))
-        corpus = write_corpus(base / "corpus", range(200))
-        return corpus, train(settings(corpus, base / "models")).run_dir
+    return trained_on(tmp_path_factory.mktemp("held_out"), range(200))
 
 
 def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:

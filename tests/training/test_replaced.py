@@ -19,17 +19,13 @@ from babyllama.common.errors import ConfigError
 from babyllama.training import replaced
 from babyllama.training.out_of_memory import is_out_of_memory
 from babyllama.training.run_folder import guard_run
-from tests.tiny_runs import settings, write_corpus
+from tests.tiny_runs import settings, trained_on, write_corpus
 from train import train
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    base = tmp_path_factory.mktemp("replaced")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BABYLLAMA_CACHE", str(base / "cache"))
-        corpus = write_corpus(base / "corpus", range(120))
-        return corpus, train(settings(corpus, base / "models")).run_dir
+    return trained_on(tmp_path_factory.mktemp("replaced"), range(120))
 
 
 @pytest.fixture
