@@ -57,7 +57,12 @@ def test_wrong_arguments_are_one_line(
 @pytest.mark.integration
 def test_play_serves_until_it_is_interrupted(tiny_run: Path) -> None:
     command = [sys.executable, "main.py", "play", str(tiny_run), "--port", "0", "--device", "cpu", "--seed", "41"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def hear_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job, as the tests may be, ignores Ctrl-C
+
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=hear_interrupts, **streams)
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
