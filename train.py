@@ -4,9 +4,8 @@
 compute, build the model (`create_model`), build HuggingFace's Trainer around it (`build_trainer`), train, then save and
 score the saved checkpoint on the held-out documents. `main.py` runs this and then evaluates and reports.
 
-People import `create_model`, `build_trainer` and `train` from here; all three take the `Config` that
-`babyllama.config.load_config` gives. Started by `torchrun` or `accelerate launch`, every process runs all of this; what
-prepares, decides or writes is rank 0's, and the others wait (docs/scaling.md).
+People import `create_model`, `build_trainer` and `train` from here, with a `Config` of `babyllama.config.load_config`.
+Under `torchrun` or `accelerate launch` every process runs this; rank 0 prepares, decides and writes (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -316,7 +315,7 @@ def build_trainer(
     trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
     trainer.add_callback(trainer.best)
-    add_averages(trainer, config)
+    add_averages(trainer, config, plan.steps_per_epoch)
     for callback in own_callbacks(config):
         trainer.add_callback(callback)
     add_milestones(trainer, config, data, run_dir, plan.total_steps)
@@ -334,11 +333,11 @@ def save_and_score(
         The content of training_metrics.json.
     """
     from babyllama.models import fsdp
-    from babyllama.training.recipes.averages import save_averages
+    from babyllama.training.recipes.averages import save_averages, score_averages
     from babyllama.training.trainer import packed_loss
 
     trainer.restore_best_if_asked(run_dir)
-    save_averages(trainer, data.tokenizer, run_dir, lambda: packed_loss(trainer, trainer.curve_chunks))
+    averages = save_averages(trainer, data.tokenizer, run_dir, lambda: packed_loss(trainer, trainer.curve_chunks))
     weights = fsdp.whole_weights(trainer.model) if fsdp.is_sharded(trainer.model) else None
 
     def on_rank_zero() -> dict[str, Any]:
@@ -359,6 +358,7 @@ def save_and_score(
         trainer.leave_gpu()
         score = partial(score_checkpoint, config, data.tokenizer, documents, device=trainer.runtime.device)
         metrics = training_metrics(config, data, trainer, score(run_dir), command)
+        metrics |= score_averages(averages, score, run_dir)
         if config.distillation:
             paths = config.distillation.teachers
             metrics["teachers"] = [{"path": path, "eval_bits_per_byte": score(path)["bits_per_byte"]} for path in paths]

@@ -111,10 +111,13 @@ def cross_checks(config: Config, source: str) -> list[str]:
 
 def _recipe_checks(config: Config) -> list[str]:
     t, cut, found = config.training, config.data.segment_tokens, []
-    if t.keep == "ema" and not t.ema_decay:
-        found.append("training.keep: ema: there is no average: set training.ema_decay, e.g. 0.999")
-    if t.ema_decay and t.fsdp:
-        found.append("training.ema_decay: not with training.fsdp: an average needs whole weights")
+    if t.keep == "ema" and not t.ema_decay and not t.average_epochs:
+        found.append("training.keep: ema: there is no average: set training.ema_decay, e.g. 0.999, or average_epochs")
+    for key in ("ema_decay", "average_epochs"):
+        if getattr(t, key) and t.fsdp:
+            found.append(f"training.{key}: not with training.fsdp: an average needs whole weights")
+    if t.average_epochs and t.max_steps is None and t.max_minutes is None and t.num_epochs < t.average_epochs:
+        found.append(f"training.average_epochs: {t.average_epochs} of {t.num_epochs:g} epochs: more than the run has")
     if t.decay_from and t.lr_scheduler != "wsd":
         found.append(f"training.decay_from: a cooldown decays: lr_scheduler wsd, not {t.lr_scheduler}")
     if cut and not 2 <= cut[0] <= cut[1] <= config.data.seq_length:

@@ -40,7 +40,7 @@ BOOKKEEPING = {
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
     "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise"},
-    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "max_minutes"},
+    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "average_epochs", "max_minutes"},
 }
 LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")
 

@@ -200,6 +200,8 @@ class TrainingConfig(Section):
     """Decay an entry only where the update shrinks it, too."""
     ema_decay: Annotated[float | list[float] | None, BeforeValidator(_decays)] = None
     """Keep an exponential average of the weights with this decay a step, or several; saved as ema_* in the run."""
+    average_epochs: Annotated[int, Field(ge=2)] | None = None
+    """Keep the mean of the weights at the ends of the last so many epochs, saved as mean_*_epochs in the run."""
     decay_from: str | None = None
     """Begin as the cooldown of another run: its checkpoint folder, written under lr_scheduler constant."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -243,7 +245,8 @@ class TrainingConfig(Section):
     save_words: Annotated[list[int | str] | str | None, BeforeValidator(_milestones)] = None
     """Words seen at which the model is saved as `chck_1M` ...: [1M, 2M, 5M], or a schedule of config/milestones."""
     keep: Literal["last", "best", "ema"] = "last"
-    """Which weights become the run's model: the last, the best on the held-out curve, or the average of ema_decay."""
+    """Which weights become the run's model: the last, the best on the held-out curve, or (ema) the best average
+    of ema_decay and average_epochs."""
     dataloader_num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is as fast, the loader needs no help (docs/performance.md)."""
 

@@ -188,6 +188,9 @@ def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, s
         if source:
             above = 100 * (score["bits_per_byte"] / source - 1)
             found.append(("above the floor", f"{above:.1f}%", f"the text's exact entropy is {source:.3f}"))
+    for average in metrics.get("averages") or []:
+        kept = "this average of the weights is the model" if average["kept"] else "bits per byte of this average"
+        found.append((average["name"], f"{average['eval_bits_per_byte']:.3f}", kept))
     for folder, figures_ in results.get("minimal_pairs", {}).items():
         found.append(
             (f"minimal pairs ({folder})", f"{100 * figures_['accuracy']:.1f}%", f"{figures_['num_pairs']:,} pairs")

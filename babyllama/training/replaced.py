@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from babyllama.common.console import is_main_process, say
-from babyllama.config.run_layout import AVERAGES, MILESTONE, MODEL_CONFIG, RUN_FILES, TRAINING_METRICS
+from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, RUN_FILES, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, is_complete, step_of
 
 ASIDE, MOVING, DELETING = ".replaced", ".replaced.moving", ".replaced.deleting"
@@ -28,7 +28,7 @@ def run_parts(run_dir: Path) -> list[Path]:
     for path in sorted(run_dir.iterdir()) if run_dir.is_dir() else []:
         checkpoint = path.is_dir() and (step_of(path) >= 0 or LEFTOVER.match(path.name))
         milestone = path.name.startswith((".chck_", "chck_")) and (path / MILESTONE).is_file()
-        average = path.name.startswith(AVERAGES) and (path / MODEL_CONFIG).is_file()
+        average = path.name.startswith((AVERAGES, MEANS)) and (path / MODEL_CONFIG).is_file()
         if checkpoint or milestone or average or path.name in RUN_FILES:
             parts.append(path)
     return parts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.fingerprint import LENGTH, check_resume, differences
-from babyllama.config.run_layout import AVERAGES, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
+from babyllama.config.run_layout import AVERAGES, MEANS, MODEL_CONFIG, RUN_FILES, RUN_FINGERPRINT, TRAINING_METRICS
 from babyllama.training.checkpoints import checkpoint_folders, remove_checkpoint, step_of
 from babyllama.training.replaced import put_aside, run_parts, settle
 
@@ -41,7 +41,7 @@ def inspect_run(run_dir: Path) -> RunState:
     """Look at a run folder (it may be absent)."""
     names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
     known = {*RUN_FILES, "wandb", "runs", "pairs"}
-    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-", "chck_", AVERAGES))]
+    foreign = [n for n in names if n not in known and not n.startswith((".", "checkpoint-", "chck_", AVERAGES, MEANS))]
     fingerprint: dict[str, Any] = {}
     if RUN_FINGERPRINT in names:
         try:

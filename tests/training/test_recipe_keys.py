@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.common.files import read_json
 from babyllama.config.fingerprint import training_fingerprint
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
@@ -27,6 +28,7 @@ ALL_ON = {
     "training.embedding_weight_decay": 0.01,
     "training.cautious_weight_decay": True,
     "training.ema_decay": [0.5, 0.9],
+    "training.average_epochs": 2,
     "training.keep": "ema",
     "model.resid_pdrop": 0.1,
     "data.input_noise": 0.1,
@@ -71,14 +73,17 @@ def test_with_every_key_on_a_resumed_run_has_the_bits_of_the_unbroken_one(text: 
     resumed = train(config).run_dir
     assert weights(whole) == weights(resumed)
     as_if_killed(resumed)
-    for name in ("ema_0.5", "ema_0.9"):
+    averages = ("ema_0.5", "ema_0.9", "mean_2_epochs")
+    for name in averages:
         shutil.rmtree(resumed / name)
-    train(config, resume=True)
+    again = train(config, resume=True)
     assert weights(whole) == weights(resumed)
-    for name in ("ema_0.5", "ema_0.9", "chck_100", "chck_300"):
+    for name in (*averages, "chck_100", "chck_300"):
         assert weights(whole / name) == weights(resumed / name), name
-    kept = {name for name in ("ema_0.5", "ema_0.9") if weights(whole / name) == weights(whole)}
+    kept = {name for name in averages if weights(whole / name) == weights(whole)}
+    assert kept == {entry["name"] for entry in done.metrics["averages"] if entry["kept"]}
     assert len(kept) == 1
+    assert again.metrics["averages"] == done.metrics["averages"]
 
 
 @pytest.mark.parametrize("key", [key for key in ALL_ON if key not in {"training.optimizer", "training.lr_scheduler"}])
@@ -94,7 +99,8 @@ def test_each_key_changes_the_weights(key: str, text: Path, tmp_path: Path, plai
         (text / "childes.train").write_text("is that a bird ?\nit's a lamb .\na pig .\n" * 60)
         plain_weights = weights(train(config_for(text, tmp_path, name="plain", max_steps=8)).run_dir)
     run = train(changed(config_for(text, tmp_path, max_steps=8), keys)).run_dir
-    assert (weights(run) == plain_weights) == (key == "training.ema_decay"), "averages alone watch and change nothing"
+    watching = {"training.ema_decay", "training.average_epochs"}
+    assert (weights(run) == plain_weights) == (key in watching), "averages alone watch and change nothing"
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +130,36 @@ def test_an_average_is_the_recursion_of_its_definition(text: Path, tmp_path: Pat
     assert all(torch.allclose(saved[n].double(), average[n], atol=1e-6) for n in average)
 
 
+def test_a_mean_of_epochs_is_the_mean_of_the_weights_at_their_ends(text: Path, tmp_path: Path) -> None:
+    keys = {"save_steps": 1, "logging_steps": 1, "save_total_limit": 99, "average_epochs": 3, "num_epochs": 3}
+    done = train(config_for(text, tmp_path, max_steps=None, batch_size=4, **keys))
+    last = done.metrics["global_step"]
+    ends = [last // 3, 2 * last // 3, last]
+    entry = done.metrics["averages"][0]
+    assert (entry["name"], entry["steps"], entry["kept"]) == ("mean_3_epochs", ends, False)
+    saved = load_file(done.run_dir / "mean_3_epochs/model.safetensors")
+    points = [load_file(done.run_dir / f"checkpoint-{step}/model.safetensors") for step in ends]
+    for name, tensor in saved.items():
+        assert torch.allclose(tensor.double(), sum(point[name].double() for point in points) / 3, atol=1e-6)
+
+
+def test_a_mean_whose_places_moved_is_left_out_of_a_longer_run(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(config_for(text, tmp_path, max_steps=4, average_epochs=2)).run_dir
+    (run / "training_metrics.json").unlink()
+    longer = train(config_for(text, tmp_path, max_steps=5, average_epochs=2), resume=True)
+    assert "this length wants" in capsys.readouterr().out
+    assert longer.metrics["averages"][0]["steps"] == [5]
+
+
 def test_an_average_is_a_model_that_evaluate_loads_and_overwrite_removes(text: Path, tmp_path: Path) -> None:
     from evaluate import ModelEvaluator
 
     run = train(config_for(text, tmp_path, max_steps=4, ema_decay="0.9")).run_dir
     found = ModelEvaluator(run / "ema_0.9", "cpu").run(["perplexity"])
-    assert 0 < found["bits_per_byte"] < 9
+    recorded = read_json(run / "training_metrics.json")["averages"]
+    assert [entry["eval_bits_per_byte"] for entry in recorded] == [pytest.approx(found["bits_per_byte"], abs=1e-6)]
     train(config_for(text, tmp_path, max_steps=5), overwrite=True)
     assert not (run / "ema_0.9").exists()
 
@@ -173,6 +203,7 @@ def test_a_branch_that_cannot_be_says_why(
     ("key", "value", "said"),
     [
         ("training.keep", "ema", "there is no average"),
+        ("training.average_epochs", 3, "more than the run has"),
         ("training.ema_decay", 1.5, "above 0 and below 1"),
         ("data.segment_tokens", [20, 500], "to seq_length 128"),
         ("training.decay_from", "x/checkpoint-1", "a cooldown decays"),

@@ -1,16 +1,21 @@
-"""Exponential averages of the weights (`training.ema_decay`), kept beside the training and able to become its model.
+"""Averages of the weights (`training.ema_decay`, `average_epochs`), kept beside the training, able to become its model.
 
 After each optimizer step t (from 1) an average E of decay d moves towards the weights W (Polyak and Juditsky 1992):
 
     E <- d' E + (1 - d') W        d' = min(d, (1 + t) / (10 + t))
 
 The smaller decay at the start (as TensorFlow's ExponentialMovingAverage has it) keeps the random first weights from
-counting for 1 / (1 - d) steps. The averages are part of each checkpoint (`weight_averages.safetensors`), so a resumed
-run has the ones that the unbroken run would have. At the end each stands in the run folder as a model of its own
-(`ema_0.999/`, loadable like any checkpoint); with `training.keep: ema` the one with the lowest loss on the held-out
-curve's chunks becomes the run's model. The training itself never sees them.
+counting for 1 / (1 - d) steps. `average_epochs: N` is the plain mean of the weights at N places: the run's end and
+the N - 1 places that lie one, two, ... epochs before it, which are the ends of the last N epochs where the run has
+whole epochs (checkpoint averaging, as in Vaswani et al. 2017).
 
-Averages are float32 copies of the trained parameters: 40 MB and one pass over the weights a step for 10M parameters.
+The averages are part of each checkpoint (`weight_averages.safetensors`), so a resumed run has the ones that the
+unbroken run would have. At the end each stands in the run folder as a model of its own (`ema_0.999/`, `mean_3_epochs/`,
+loadable like any checkpoint), its held-out score in the run's record beside the model's; with `training.keep: ema` the
+one with the lowest loss on the held-out curve's chunks becomes the run's model. The training itself never sees them.
+
+Averages are float32 copies of the trained parameters: 40 MB and one pass over the weights a step for 10M parameters
+(the mean of epochs: one pass an epoch).
 """
 
 from __future__ import annotations
@@ -26,10 +31,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import CheckpointError
-from babyllama.config.run_layout import AVERAGES, AVERAGES_FILE
+from babyllama.config.run_layout import AVERAGES, AVERAGES_FILE, MEANS
+from babyllama.models.older_readers import write_old_names
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
+
+_STEPS = ".steps"  # behind the mean's name, the steps whose weights are in it
 
 
 def decay_at(decay: float, step: int) -> float:
@@ -42,27 +50,58 @@ def decay_at(decay: float, step: int) -> float:
 
 
 class WeightAverages(TrainerCallback):
-    """Exponential averages of a model's trained parameters.
+    """Averages of a model's trained parameters, each under the name of the folder that it is saved as.
 
     Args:
         model: The model that is trained.
         decays: Decays a step, each with an average of its own.
+        epochs: Number of epochs whose last weights are averaged, None for no such mean.
+        steps_per_epoch: Optimizer steps of an epoch.
         resumed_from: Tells the checkpoint that the training goes on from, None at step 0.
     """
 
-    def __init__(self, model: nn.Module, decays: list[float], resumed_from: Callable[[], Path | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        decays: list[float],
+        epochs: int | None,
+        steps_per_epoch: int,
+        resumed_from: Callable[[], Path | None],
+    ) -> None:
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.decays, self.resumed_from = decays, resumed_from
-        self.averages: dict[float, dict[str, Tensor]] = {}
+        self.decays = {f"{AVERAGES}{decay:g}": decay for decay in decays}
+        self.mean, self.epochs, self.steps_per_epoch = f"{MEANS}{epochs}_epochs", epochs or 0, steps_per_epoch
+        self.resumed_from = resumed_from
+        self.averages: dict[str, dict[str, Tensor]] = {}
+        self.points: list[int] = []
+        self.taken: list[int] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin with the weights, or go on with the checkpoint's averages."""
         checkpoint = self.resumed_from()
         kept = {} if checkpoint is None else self._read(checkpoint)
         self.averages = {}
-        for decay in self.decays:
-            own = {name: kept.get(f"{decay:g}/{name}", p.detach()) for name, p in self.named.items()}
-            self.averages[decay] = {n: t.to(self.named[n].device, torch.float32, copy=True) for n, t in own.items()}
+        for folder in self.decays:
+            key = folder.removeprefix(AVERAGES)
+            own = {name: kept.get(f"{key}/{name}", p.detach()) for name, p in self.named.items()}
+            self.averages[folder] = self._copied(own)
+        places = (state.max_steps - back * self.steps_per_epoch for back in range(self.epochs))
+        self.points, self.taken = sorted(step for step in places if step > 0), []
+        if self.points and state.global_step:
+            self._go_on_with_mean(kept, state.global_step)
+
+    def _go_on_with_mean(self, kept: dict[str, Tensor], step: int) -> None:
+        """Take the checkpoint's mean where it is one of this run's places; another length has others."""
+        taken = kept[f"{self.mean}{_STEPS}"].tolist() if f"{self.mean}{_STEPS}" in kept else []
+        expected = [point for point in self.points if point <= step]
+        if taken and taken == expected:
+            self.taken = taken
+            self.averages[self.mean] = self._copied({name: kept[f"{self.mean}/{name}"] for name in self.named})
+        elif taken or expected:
+            say(f"{self.mean}: the checkpoint has the weights of steps {taken}, this length wants {expected}: left out")
+
+    def _copied(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.to(self.named[name].device, torch.float32, copy=True) for name, t in weights.items()}
 
     def _read(self, checkpoint: Path) -> dict[str, Tensor]:
         path = checkpoint / AVERAGES_FILE
@@ -73,30 +112,44 @@ class WeightAverages(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move each average towards the new weights."""
-        for decay, average in self.averages.items():
-            weight = 1 - decay_at(decay, state.global_step)
-            torch._foreach_lerp_(list(average.values()), [p.float() for p in self.named.values()], weight)
+        """Move each average towards the new weights; take them into the mean where an epoch ends."""
+        for folder, decay in self.decays.items():
+            self._move(folder, 1 - decay_at(decay, state.global_step))
+        if state.global_step in self.points and state.global_step not in self.taken:
+            self.taken.append(state.global_step)
+            if self.mean not in self.averages:
+                self.averages[self.mean] = self._copied({name: p.detach() for name, p in self.named.items()})
+            self._move(self.mean, 1 / len(self.taken))
+
+    def _move(self, folder: str, weight: float) -> None:
+        average = self.averages[folder]
+        torch._foreach_lerp_(list(average.values()), [p.float() for p in self.named.values()], weight)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the averages into the checkpoint before its manifest is made."""
         if is_main_process():
-            flat = {f"{d:g}/{name}": tensor for d, average in self.averages.items() for name, tensor in average.items()}
+            flat = {
+                f"{folder.removeprefix(AVERAGES)}/{name}": tensor
+                for folder, average in self.averages.items()
+                for name, tensor in average.items()
+            }
+            if self.taken:
+                flat[f"{self.mean}{_STEPS}"] = torch.tensor(self.taken)
             save_file(flat, Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGES_FILE)
 
     @torch.no_grad()
-    def put(self, decay: float) -> dict[str, Tensor]:
+    def put(self, folder: str) -> dict[str, Tensor]:
         """Put an average into the model.
 
         Args:
-            decay: One of the decays.
+            folder: Name of one of the averages.
 
         Returns:
             The weights that were there, for `put_back`.
         """
         before = {name: p.detach().clone() for name, p in self.named.items()}
         for name, parameter in self.named.items():
-            parameter.copy_(self.averages[decay][name])
+            parameter.copy_(self.averages[folder][name])
         return before
 
     @torch.no_grad()
@@ -106,16 +159,24 @@ class WeightAverages(TrainerCallback):
             parameter.copy_(weights[name])
 
 
-def add_averages(trainer: Any, config: Config) -> None:
-    """Let a Trainer keep the averages that `training.ema_decay` names; none where it is unset."""
-    decays = config.training.ema_decay
-    if decays:
+def add_averages(trainer: Any, config: Config, steps_per_epoch: int) -> None:
+    """Let a Trainer keep the averages that `ema_decay` and `average_epochs` name; none where both are unset.
+
+    Args:
+        trainer: The Trainer.
+        config: Run configuration.
+        steps_per_epoch: Optimizer steps of an epoch.
+    """
+    decays, epochs = config.training.ema_decay or [], config.training.average_epochs
+    if decays or epochs:
         decays = decays if isinstance(decays, list) else [decays]
-        trainer.averages = WeightAverages(trainer.model, decays, lambda: trainer.last_good_checkpoint)
+        trainer.averages = WeightAverages(
+            trainer.model, decays, epochs, steps_per_epoch, lambda: trainer.last_good_checkpoint
+        )
         trainer.add_callback(trainer.averages)
 
 
-def save_averages(trainer: Any, tokenizer: Any, run_dir: Path, loss: Callable[[], float]) -> None:
+def save_averages(trainer: Any, tokenizer: Any, run_dir: Path, loss: Callable[[], float]) -> list[dict[str, Any]]:
     """Save each average as a model folder; with `keep: ema` leave the best of them in the trainer's model.
 
     Args:
@@ -123,24 +184,53 @@ def save_averages(trainer: Any, tokenizer: Any, run_dir: Path, loss: Callable[[]
         tokenizer: Saved with each.
         run_dir: The run folder.
         loss: Held-out loss of the trainer's model, in nats a token.
+
+    Returns:
+        An entry an average for the run's record: name of its folder, valid_loss (over the held-out curve's chunks),
+        kept (whether it became the model), and for a mean of epochs the steps whose weights are in it.
     """
     averages: WeightAverages | None = getattr(trainer, "averages", None)
     if averages is None:
-        return
+        return []
     if not averages.averages:
         raise CheckpointError(f"{run_dir}: the averages of the weights are gone: no training step was made")
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    found: dict[float, float] = {}
-    for decay in averages.averages:
-        before = averages.put(decay)
-        found[decay] = loss()
+    found: list[dict[str, Any]] = []
+    for name in averages.averages:
+        # The average in the model's place for as long as it is scored and saved.
+        before = averages.put(name)
+        entry = {"name": name, "valid_loss": loss(), "kept": False}
         if is_main_process():
-            folder = run_dir / f"{AVERAGES}{decay:g}"
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            model.save_pretrained(run_dir / name)
+            tokenizer.save_pretrained(run_dir / name)
+            write_old_names(run_dir / name)
         averages.put_back(before)
-        say(f"average of the weights, decay {decay:g}: held-out loss {found[decay]:.4f}, saved as {AVERAGES}{decay:g}")
+        steps = {"steps": averages.taken} if name == averages.mean else {}
+        found.append({**entry, **steps})
+        say(f"average of the weights {name}: held-out loss {entry['valid_loss']:.4f} on the curve's chunks, saved")
     if trainer.training_config.keep == "ema":
-        best = min(found, key=lambda decay: found[decay])
-        averages.put(best)
-        say(f"kept the average of decay {best:g}")
+        best = min(found, key=lambda entry: entry["valid_loss"])
+        best["kept"] = True
+        averages.put(best["name"])
+        say(f"kept the average {best['name']}")
+    return found
+
+
+def score_averages(
+    found: list[dict[str, Any]], score: Callable[[Path], dict[str, Any]], run_dir: Path
+) -> dict[str, Any]:
+    """Give each average's entry its score on the held-out documents, by the definition of the model's own.
+
+    Args:
+        found: Result of `save_averages`.
+        score: Scores a model folder (`babyllama.evaluation.perplexity.score_checkpoint`).
+        run_dir: The run folder.
+
+    Returns:
+        The run record's `averages`: the entries with eval_loss and eval_bits_per_byte. Empty where there are none.
+    """
+    for entry in found:
+        scored = score(run_dir / entry["name"])
+        entry["eval_loss"], entry["eval_bits_per_byte"] = scored["average_loss"], scored["bits_per_byte"]
+        say(f"{entry['name']}: {entry['eval_bits_per_byte']:.4f} bits per byte on the held-out documents")
+    return {"averages": found} if found else {}

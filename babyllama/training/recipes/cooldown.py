@@ -24,7 +24,13 @@ from babyllama.training import checkpoints
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
 
-MAY_DIFFER = {"training.lr_scheduler", "training.decay_fraction", "training.ema_decay", "the trunk's checkpoint"}
+MAY_DIFFER = {
+    "training.lr_scheduler",
+    "training.decay_fraction",
+    "training.ema_decay",
+    "training.average_epochs",
+    "the trunk's checkpoint",
+}
 
 
 def trunk_folder(config: Config) -> Path | None:
