@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint format clean
+.PHONY: train test docs lint format clean
 
 train: $(STAMP)
 	$(BIN)/python main.py
 
 test: $(STAMP)
 	$(BIN)/python run_tests.py
+
+# The documentation as a site in build/site; warnings are errors.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -c docs/site . build/site
+	@echo "open build/site/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -57,7 +57,7 @@ def require_gguf() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise ConfigError("the package gguf is not installed: pip install 'babyllama[gguf]'") from None
+        raise ConfigError("the package gguf is not installed: pip install gguf") from None
 
 
 def check_supported(config: PretrainedConfig) -> None:
