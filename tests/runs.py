@@ -20,8 +20,8 @@ def corpus(folder: Path, sentences: int = 1500) -> Path:
         f"{NAMES[i % 6]} {VERBS[(i * 7) % 5]} {PLACES[(i * 11) % 6]} and {VERBS[(i * 3) % 5]} {PLACES[(i // 2) % 6]}."
         for i in range(sentences)
     ]
-    (folder / "small.train").write_text("\n".join(lines) + "\n")
-    (folder / "small.dev").write_text("\n".join(lines[3::50]) + "\n")
+    (folder / "small.train").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "small.dev").write_text("\n".join(lines[3::50]) + "\n", encoding="utf-8")
     return folder
 
 

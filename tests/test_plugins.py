@@ -28,7 +28,8 @@ def test_a_plugin_registers_and_is_imported_once(tmp_path: Path) -> None:
         "from babyllama.plugins import *\nfrom babyllama import plugins as p\n"
         "p.register_cleaner('letters', str.upper)\np.register_task('count', lambda e, o: {'n': 1})\n"
         "p.register_architecture('Mine', lambda c, t: None)\n"
-        f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n"
+        f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n",
+        encoding="utf-8",
     )
     plugins.load_plugins([file])
     plugins.load_plugins([str(file)])
@@ -36,7 +37,7 @@ def test_a_plugin_registers_and_is_imported_once(tmp_path: Path) -> None:
     assert plugins.TASKS.pop("count")(None, {}) == {"n": 1}
     assert "Mine" in plugins.ARCHITECTURES
     assert plugins.ARCHITECTURES.pop("Mine")
-    assert (tmp_path / "log").read_text() == "x"
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "x"
     assert list(plugins.plugin_hashes([file])) == ["mine.py"]
 
 
@@ -54,7 +55,7 @@ def test_a_bad_plugin_gives_one_line_that_names_the_file(
 ) -> None:
     file = tmp_path / name
     if content is not None:
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as caught:
         plugins.load_plugins([file])
     assert str(file) in str(caught.value)
@@ -93,7 +94,7 @@ def test_an_architecture_that_cannot_be_built_or_loaded_again_is_one_line(
     name: str, message: str, tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
     file = tmp_path / "builders.py"
-    file.write_text(BUILDERS)
+    file.write_text(BUILDERS, encoding="utf-8")
     plugins.load_plugins([file])
     config = Config(
         model={"type": name, "hidden_size": 32, "n_layer": 1, "n_head": 2}, data={"seq_length": 32}, plugins=[str(file)]
@@ -135,7 +136,7 @@ def test_a_callback_watches_and_one_that_raises_names_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "watch.py"
-    file.write_text(CALLBACKS)
+    file.write_text(CALLBACKS, encoding="utf-8")
     text = corpus(tmp_path / "text", 200)
     for name in ("works", "fails"):
         config = config_for(text, tmp_path, name=name, max_steps=3)
@@ -156,21 +157,21 @@ def test_a_callback_watches_and_one_that_raises_names_its_file(
 def test_a_plugin_that_is_named_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     """Its held-out text may have been cleaned by it: evaluation says what to name, and runs it only then."""
     file = tmp_path / "cleans.py"
-    file.write_text(f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n")
+    file.write_text(f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n", encoding="utf-8")
     config = config_for(corpus(tmp_path / "text", 200), tmp_path, max_steps=2)
     config.plugins = [str(file)]
     run = train(config).run_dir
-    assert (tmp_path / "log").read_text() == "x"
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "x"
     command = [sys.executable, "evaluate.py", str(run), "--tasks", "perplexity", "--device", "cpu"]
-    kept = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # the run keeps what it held out
+    kept = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")  # the run keeps what it held out
     assert kept.returncode == 0, kept.stderr
     for name in ("held_out.jsonl.gz", "text_hashes.npz"):
         (run / name).unlink()
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert refused.returncode == 2
     assert f"add --plugin {file}" in refused.stderr
-    assert (tmp_path / "log").read_text() == "x"
-    done = subprocess.run([*command, "--plugin", str(file)], cwd=ROOT, capture_output=True, text=True)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "x"
+    done = subprocess.run([*command, "--plugin", str(file)], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 

@@ -140,7 +140,9 @@ def keep_half(pairs: Sequence[Pair], half: str | None) -> list[Pair]:
 
 def _filtered(sets: dict[str, list[Pair]], ids: Path) -> dict[str, list[Pair]]:
     try:
-        wanted = {(uid, str(item)) for uid, items in json.loads(ids.read_text()).items() for item in items}
+        wanted = {
+            (uid, str(item)) for uid, items in json.loads(ids.read_text(encoding="utf-8")).items() for item in items
+        }
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{ids}: not a list of pairs {{UID: [pairID, ...]}}: {error}") from None
     missing = wanted - {(pair.uid, pair.pair_id) for found in sets.values() for pair in found}

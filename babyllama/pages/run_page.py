@@ -78,7 +78,7 @@ def _write(
     metrics = _load(run_dir / TRAINING_METRICS) if run_dir else {}
     log = read_log(run_dir / TRAINING_LOG) if run_dir else []
     config = run_dir / TRAINING_CONFIG if run_dir else None
-    text = config.read_text() if config is not None and config.is_file() else ""
+    text = config.read_text(encoding="utf-8") if config is not None and config.is_file() else ""
     page = render(results, metrics, log, text, learning(run_dir, milestone_results))
     write_text_atomic(output_dir / REPORT, page)
     return output_dir / REPORT

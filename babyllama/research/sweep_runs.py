@@ -372,7 +372,7 @@ def _last_words(log: Path, code: int) -> str:
     if code < 0:
         why = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{why}"
-    lines = log.read_text(errors="replace").split("\n")
+    lines = log.read_text(errors="replace", encoding="utf-8").split("\n")
     start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=0)
     ours = [line for line in lines[start:] if re.match(r"(internal )?error: ", line)]
     return ours[-1].removeprefix("error: ") if ours else "it did not say why"

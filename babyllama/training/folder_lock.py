@@ -50,7 +50,9 @@ def _take(run_dir: Path) -> Any:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(run_dir / LOCK), timeout=0)
         lock.acquire()
-        (run_dir / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
+        (run_dir / OWNER).write_text(
+            f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n", encoding="utf-8"
+        )
         distributed.clear_report_mark(run_dir)
     except Timeout:
         raise ConfigError(
@@ -66,7 +68,7 @@ def _take(run_dir: Path) -> Any:
 
 def _owner(run_dir: Path) -> str:
     try:
-        return (run_dir / OWNER).read_text().strip() or "owner unknown"
+        return (run_dir / OWNER).read_text(encoding="utf-8").strip() or "owner unknown"
     except OSError:
         return "owner unknown"
 

@@ -77,7 +77,7 @@ def _run_id(run_dir: Path) -> str:
     path = run_dir / WANDB_ID
     if not path.is_file():
         write_text_atomic(path, secrets.token_hex(4) + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 class WandbLog(TrainerCallback):

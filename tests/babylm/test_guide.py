@@ -44,7 +44,7 @@ def test_the_guide_leads_from_text_to_a_file_that_validates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_text(tmp_path / "data" / "babylm")
+    write_text(tmp_path / "data" / "babylm", encoding="utf-8")
     data = write_data(tmp_path / "evaluation_data", 2026)
     rules_path = write_rules(tmp_path / "rules.yaml", 2026, data, MILESTONES)
     monkeypatch.setenv("BABYLLAMA_BABYLM_RULES", str(rules_path))

@@ -66,7 +66,9 @@ def test_evaluate_and_the_page_show_the_same_figures(scored: dict[str, Any], tmp
     page = render({}, {}, [], "", learning(scored["run"]))
     assert f"BabyLM {scored['year']}, strict-small" in page
     assert f"{100 * found['averages']['overall']:.2f}" in page
-    (scored["run"] / "babylm_results.json").write_text(json.dumps(found | {"weights": "of another model"}))
+    (scored["run"] / "babylm_results.json").write_text(
+        json.dumps(found | {"weights": "of another model"}), encoding="utf-8"
+    )
     assert "babylm" not in ModelEvaluator(scored["run"], "cpu").header()
     (scored["run"] / "babylm_results.json").unlink()
 

@@ -129,7 +129,7 @@ def test_a_token_across_the_border_counts_whole(tiny_tokenizer: Any) -> None:
 def test_a_corrupt_line_is_one_message(tmp_path: Path) -> None:
     task = load_rules(2026).tasks["comps"]
     write_jsonl(tmp_path / "comps_base.jsonl", made_items("comps"))
-    with (tmp_path / "comps_base.jsonl").open("a") as handle:
+    with (tmp_path / "comps_base.jsonl").open("a", encoding="utf-8") as handle:
         handle.write('{"prefix_acceptable": "A dax"}\n')
     with pytest.raises(DataError, match=r"comps_base.jsonl: line 10: not an item of comps: no `property_phrase`"):
         read_items(task, tmp_path)

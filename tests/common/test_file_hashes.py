@@ -59,7 +59,7 @@ def test_a_damaged_record_is_no_record(tmp_path: Path, monkeypatch: pytest.Monke
     file, records = tmp_path / "a", tmp_path / "records"
     _settled(file, b"one", monkeypatch)
     file_hash(file, records)
-    next(records.iterdir()).write_text("{")
+    next(records.iterdir()).write_text("{", encoding="utf-8")
     assert file_hash(file, records) == hashlib.sha256(b"one").hexdigest()
 
 

@@ -28,8 +28,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path)
     target = tmp_path / "a.txt"
     write_text_atomic(target, "old\n")
     with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
-        temporary.write_text(str(1 / 0))
-    assert target.read_text() == "old\n"
+        temporary.write_text(str(1 / 0), encoding="utf-8")
+    assert target.read_text(encoding="utf-8") == "old\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 

@@ -74,7 +74,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         "def work(n):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(30)\n"  # one write a line
         "list(ordered_map(work, range(4), 2))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     parent.kill()
     parent.wait()

@@ -26,7 +26,7 @@ def write_pairs(folder: Path, count: int = 40, ids: int | None = None, uid: str 
         }
         for n in range(count)
     ]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -74,8 +74,8 @@ def test_folders_of_one_name_are_told(tmp_path: Path) -> None:
 def test_ids_filter_two_folders_together(tmp_path: Path) -> None:
     folders = [str(write_pairs(tmp_path / name, uid=uid)) for name, uid in (("x", "one"), ("y", "two"))]
     ids = tmp_path / "ids.json"
-    ids.write_text(json.dumps({"one": [1, 2], "two": [3]}))
+    ids.write_text(json.dumps({"one": [1, 2], "two": [3]}), encoding="utf-8")
     assert {name: len(pairs) for name, pairs in load_pair_sets(folders, ids).items()} == {"x": 2, "y": 1}
-    ids.write_text(json.dumps({"one": [1, 2], "two": [300]}))
+    ids.write_text(json.dumps({"one": [1, 2], "two": [300]}), encoding="utf-8")
     with pytest.raises(DataError, match="the first that is not: two/300"):
         load_pair_sets(folders, ids)

@@ -133,7 +133,7 @@ def test_names_that_are_no_utf8_are_printed(tmp_path: Path) -> None:
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     assert "caf\\udce9.txt" in done.stdout

@@ -31,7 +31,12 @@ def _bash(folder: Path, *words: str) -> list[str]:
         '_babyllama_without_space babyllama; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
-        ["bash", "--norc", "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=60
+        ["bash", "--norc", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        timeout=60,
     )
     return sorted(line for line in done.stdout.splitlines() if line)
 

@@ -20,7 +20,7 @@ GOOD = "model:\n  type: Llama\n"
 
 def _load(tmp_path: Path, text: str, *overrides: str):
     file = tmp_path / "c.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return load_config(file, overrides)
 
 
@@ -182,7 +182,7 @@ def test_a_run_is_named_after_preset_and_corpus(argv: list[str], name: str) -> N
 
 def test_a_users_own_name_stands(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("model:\n  type: Llama\n  name: Own\n")
+    file.write_text("model:\n  type: Llama\n  name: Own\n", encoding="utf-8")
     assert _parse("--config", str(file), "--train-path", "t").model.name == "Own"
 
 

@@ -39,7 +39,7 @@ def test_the_table_lists_every_preset(capsys: pytest.CaptureFixture[str]) -> Non
 def test_untuned_presets_say_so() -> None:
     for name, path in preset_paths().items():
         if name not in {"llama-10M", "llama-360M", "gpt-705M"}:
-            assert "untuned" in path.read_text().lower(), name
+            assert "untuned" in path.read_text(encoding="utf-8").lower(), name
 
 
 def test_heads_are_even_and_near_64() -> None:

@@ -137,7 +137,9 @@ def test_the_command_writes_page_json_and_clean_text(tmp_path: Path, capsys: pyt
     (folder / "sub").mkdir(parents=True)
     story = "The dog ran to the old house near the river and saw a cat and two birds in the tall tree."
     (folder / "a.txt").write_text(END.join([story, "A <b>new</b> 文 story.", story, ""]), encoding="utf-8")
-    (folder / "sub" / "b.jsonl").write_text(json.dumps({"text": story}) + "\n" + json.dumps({"text": "ok"}) + "\n")
+    (folder / "sub" / "b.jsonl").write_text(
+        json.dumps({"text": story}) + "\n" + json.dumps({"text": "ok"}) + "\n", encoding="utf-8"
+    )
     argv = ["corpus", str(folder), "--output", str(tmp_path / "o"), "--write", str(tmp_path / "w")]
     assert main(argv) == 0
     assert "exact copies of earlier documents: 2" in capsys.readouterr().out
@@ -145,8 +147,8 @@ def test_the_command_writes_page_json_and_clean_text(tmp_path: Path, capsys: pyt
     assert main(argv) == 0  # over its own files
     assert first == [(tmp_path / "o" / name).read_bytes() for name in ("corpus.json", "corpus.html")]
     assert (tmp_path / "w" / "a.txt").read_text(encoding="utf-8") == story + END + "A <b>new</b> 文 story." + END
-    assert (tmp_path / "w" / "sub" / "b.jsonl").read_text() == '{"text": "ok"}\n'
-    removed = [json.loads(line) for line in (tmp_path / "w" / "removed.jsonl").read_text().splitlines()]
+    assert (tmp_path / "w" / "sub" / "b.jsonl").read_text(encoding="utf-8") == '{"text": "ok"}\n'
+    removed = [json.loads(line) for line in (tmp_path / "w" / "removed.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["document"], row["of"], row["reason"]) for row in removed] == [
         ("a.txt: document 3", "a.txt: document 1", "exact"),
         ("b.jsonl: document 1", "a.txt: document 1", "exact"),
@@ -168,7 +170,7 @@ def test_the_command_writes_page_json_and_clean_text(tmp_path: Path, capsys: pyt
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, flags: list[str], told: str) -> None:
-    (tmp_path / "a.txt").write_text("some text\n")
+    (tmp_path / "a.txt").write_text("some text\n", encoding="utf-8")
     flags = [str(tmp_path) if flag == "HERE" else flag for flag in flags]
     with pytest.raises(BabyLlamaError, match=told):
         main(["corpus", str(tmp_path), "--output", str(tmp_path / "o"), *flags])

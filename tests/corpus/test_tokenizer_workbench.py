@@ -191,7 +191,7 @@ def test_compare_writes_a_table_a_page_and_a_json(tmp_path: Path, capsys: pytest
 )
 def test_what_cannot_be_used_is_one_line(tmp_path: Path, argv: list[str], told: str) -> None:
     save_tokenizer(train_tokenizer(["a a"], 260), tmp_path / "t")
-    (tmp_path / "w.txt").write_text("houses\tho use\n")
+    (tmp_path / "w.txt").write_text("houses\tho use\n", encoding="utf-8")
     places = {"T": str(tmp_path / "t"), "W": str(tmp_path / "w.txt")}
     with pytest.raises(BabyLlamaError, match=told):
         main(["tokenizer", *[places.get(word, word) for word in argv], "--output", str(tmp_path / "o")])

@@ -46,9 +46,9 @@ def make_folder(folder: Path, generator: random.Random) -> dict[Path, int]:
             path.write_bytes((b"\xef\xbb\xbf" if generator.random() < 0.2 else b"") + text.encode())
         words[path] = sum(len(part.split()) for part in parts)
     if (folder / "run").is_dir():
-        (folder / "run" / "run_fingerprint.json").write_text("{}")
+        (folder / "run" / "run_fingerprint.json").write_text("{}", encoding="utf-8")
     if (folder / "env").is_dir():
-        (folder / "env" / "pyvenv.cfg").write_text("")
+        (folder / "env" / "pyvenv.cfg").write_text("", encoding="utf-8")
     return words
 
 
@@ -69,7 +69,9 @@ def left_files(folder: Path) -> set[Path]:
 def test_every_word_is_trained_on_or_held_out_or_told(seed: int, tmp_path: Path) -> None:
     generator = random.Random(seed)
     words = make_folder(tmp_path / "corpus", generator)
-    (tmp_path / "corpus" / "always.txt").write_text("\n\n".join(f"one{n} two{n} three{n}" for n in range(900)))
+    (tmp_path / "corpus" / "always.txt").write_text(
+        "\n\n".join(f"one{n} two{n} three{n}" for n in range(900)), encoding="utf-8"
+    )
     words[tmp_path / "corpus" / "always.txt"] = 2700
     if any(path.suffix == ".train" and "hidden" not in str(path) for path in words):
         (tmp_path / "corpus" / "always.txt").rename(tmp_path / "corpus" / "always.train")

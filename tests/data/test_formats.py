@@ -81,8 +81,8 @@ def test_text_compressed_by_zstd_is_read_line_by_line(tmp_path: Path) -> None:
 
 
 def test_tables_beside_text_are_no_text(tmp_path: Path) -> None:
-    (tmp_path / "metadata.csv").write_text("id,age\n1,2\n")
-    (tmp_path / "a.txt").write_text("some text\n")
+    (tmp_path / "metadata.csv").write_text("id,age\n1,2\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("some text\n", encoding="utf-8")
     assert [f.name for f in find_files(str(tmp_path), "train")] == ["a.txt"]
 
 

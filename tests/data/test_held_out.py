@@ -54,13 +54,15 @@ def test_a_changed_corpus_moves_no_trained_document_into_the_score(
     corpus, run = trained
     moved = tmp_path / "corpus"
     shutil.copytree(corpus, moved)
-    text = (run / "training_config.yaml").read_text().replace(str(corpus), str(moved))
+    text = (run / "training_config.yaml").read_text(encoding="utf-8").replace(str(corpus), str(moved))
     run = Path(shutil.copytree(run, tmp_path / "run"))
-    (run / "training_config.yaml").write_text(text)
+    (run / "training_config.yaml").write_text(text, encoding="utf-8")
     before = documents_fingerprint(kept_text(run).documents)
     if change == "front":
-        old = (moved / "a.txt").read_text()
-        (moved / "a.txt").write_text("".join(f"{story(n)}\n<|endoftext|>\n" for n in range(900, 903)) + old)
+        old = (moved / "a.txt").read_text(encoding="utf-8")
+        (moved / "a.txt").write_text(
+            "".join(f"{story(n)}\n<|endoftext|>\n" for n in range(900, 903)) + old, encoding="utf-8"
+        )
     elif change == "new file":
         write_corpus(moved, range(900, 960), "_first.txt")
     else:
@@ -77,8 +79,8 @@ def test_without_the_record_a_changed_corpus_is_refused(trained: tuple[Path, Pat
     (run / TEXT_HASHES).unlink()
     moved = tmp_path / "corpus"
     shutil.copytree(corpus, moved)
-    config = (run / "training_config.yaml").read_text().replace(str(corpus), str(moved))
-    (run / "training_config.yaml").write_text(config)
+    config = (run / "training_config.yaml").read_text(encoding="utf-8").replace(str(corpus), str(moved))
+    (run / "training_config.yaml").write_text(config, encoding="utf-8")
     assert len(ModelEvaluator(run, "cpu").documents) == 10  # unchanged text: the split is the same
     write_corpus(moved, range(900, 960), "_first.txt")
     with pytest.raises(Exception, match="--eval-data"):
@@ -90,8 +92,8 @@ def test_with_hashes_alone_only_what_was_held_out_is_scored(trained: tuple[Path,
     (run / HELD_OUT_TEXT).unlink()
     moved = tmp_path / "corpus"
     shutil.copytree(corpus, moved)
-    config = (run / "training_config.yaml").read_text().replace(str(corpus), str(moved))
-    (run / "training_config.yaml").write_text(config)
+    config = (run / "training_config.yaml").read_text(encoding="utf-8").replace(str(corpus), str(moved))
+    (run / "training_config.yaml").write_text(config, encoding="utf-8")
     kept = kept_text(run)
     write_corpus(moved, range(900, 930), "_first.txt")
     write_corpus(moved, range(200), "_again.txt")  # the split falls elsewhere, some of it on what was held out
@@ -131,8 +133,8 @@ def test_what_can_be_measured_without_the_corpus_is(
     _, run = copied(trained, tmp_path)
     (run / HELD_OUT_TEXT).unlink()
     (run / TEXT_HASHES).unlink()
-    config = (run / "training_config.yaml").read_text().replace("/corpus", "/elsewhere")
-    (run / "training_config.yaml").write_text(config)
+    config = (run / "training_config.yaml").read_text(encoding="utf-8").replace("/corpus", "/elsewhere")
+    (run / "training_config.yaml").write_text(config, encoding="utf-8")
     results = ModelEvaluator(run, "cpu", num_samples=1).run()
     assert results["generation"]["num_samples"] == 1
     assert "bits_per_byte" not in results

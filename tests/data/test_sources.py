@@ -22,7 +22,7 @@ def _texts(path: Path, errors: str = "strict") -> list[str]:
 
 def test_a_folder_gives_train_to_training_and_dev_to_evaluation(tmp_path: Path) -> None:
     for name in ("b.train", "a.train", "a.dev", "notes.txt", "x.json"):
-        (tmp_path / name).write_text("text\n")
+        (tmp_path / name).write_text("text\n", encoding="utf-8")
     assert [p.name for p in find_files(str(tmp_path), "train")] == ["a.train", "b.train"]
     assert [p.name for p in find_files(str(tmp_path), "eval")] == ["a.dev"]
     assert [p.name for p in find_files(str(tmp_path / "*.train"), "train")] == ["a.train", "b.train"]
@@ -30,8 +30,8 @@ def test_a_folder_gives_train_to_training_and_dev_to_evaluation(tmp_path: Path) 
 
 def test_a_folder_without_splits_gives_all_its_text(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.txt").write_text("x\n")
-    (tmp_path / "b.jsonl").write_text('{"text": "y"}\n')
+    (tmp_path / "sub" / "a.txt").write_text("x\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "y"}\n', encoding="utf-8")
     assert [p.name for p in find_files(str(tmp_path), "train")] == ["b.jsonl", "a.txt"]
 
 
@@ -93,7 +93,7 @@ def test_a_parquet_without_the_column(tmp_path: Path) -> None:
     [
         (lambda p: None, r"no such file or folder; did you mean"),
         (lambda p: p.mkdir(), "it is empty"),
-        (lambda p: (p.mkdir(), (p / "a.pdf").write_text("x")), r"it holds 1 \.pdf"),
+        (lambda p: (p.mkdir(), (p / "a.pdf").write_text("x", encoding="utf-8")), r"it holds 1 \.pdf"),
         (lambda p: p.symlink_to("nowhere"), "a link that leads nowhere"),
     ],
 )
@@ -106,19 +106,21 @@ def test_nothing_to_read(tmp_path: Path, make, message: str) -> None:
 
 @pytest.mark.parametrize("content", ["", "   \n\n", "\n"])
 def test_an_empty_corpus_stops_with_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.train").write_text(content)
+    (tmp_path / "a.train").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"no text|nothing to learn|nothing can be held out"):
         DataProcessor(DataConfig(train_path=str(tmp_path), cache_dir=str(tmp_path / "c"))).prepare()
 
 
 def test_a_link_loop_does_not_hang(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("x\n")
+    (tmp_path / "a.txt").write_text("x\n", encoding="utf-8")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_files(str(tmp_path), "train")[0].name == "a.txt"
 
 
 def test_the_hub_path_reads_a_local_data_set_and_is_bounded(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": "four words in all"}) + "\n" for _ in range(50)))
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps({"text": "four words in all"}) + "\n" for _ in range(50)), encoding="utf-8"
+    )
     documents = list(hub_documents(f"hf:{tmp_path}", "train", max_words=10))
     assert [document.text for document in documents] == ["four words in all"] * 3
 
@@ -131,7 +133,7 @@ def test_an_unknown_hub_data_set_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("text", ["x" * 1000, "ab " * 400, "é" * 500, "字" * 333 + "y", "a b\n" + "z" * 64 + "\nend"])
 def test_a_long_line_comes_in_pieces_that_join_to_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "long.txt"
-    file.write_text(text + "\nlast\n")
+    file.write_text(text + "\nlast\n", encoding="utf-8")
     pieces = list(read_lines(file, longest=64))
     assert max(len(piece.encode()) for piece in pieces) <= 128
     assert "".join(pieces).replace("\n", "") == text.replace("\n", "") + "last"

@@ -34,8 +34,8 @@ def test_sentences(before: str, after: str) -> None:
 
 def test_only_transcripts_and_labels_are_respelled_and_the_key_of_the_cache_differs(tmp_path: Path) -> None:
     for name in ("childes", "switchboard", "wikipedia"):
-        (tmp_path / f"{name}.train").write_text("A:\tyes , well .\nit is .\n")
-    (tmp_path / "childes.dev").write_text("a dog .\n")
+        (tmp_path / f"{name}.train").write_text("A:\tyes , well .\nit is .\n", encoding="utf-8")
+    (tmp_path / "childes.dev").write_text("a dog .\n", encoding="utf-8")
     plain = DataProcessor(DataConfig(train_path=str(tmp_path)))
     spelled = DataProcessor(DataConfig(train_path=str(tmp_path), spelling="sentence"))
     texts = {document.domain: document.text for document in spelled.load_text_files(str(tmp_path))}

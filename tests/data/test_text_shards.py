@@ -36,9 +36,13 @@ def _text(folder: Path) -> Path:
     """Two domains and records, 40 documents and more, some that cleaning leaves empty."""
     small_corpus(folder, 1200)
     (folder / "small.dev").unlink()
-    (folder / "wikipedia.train").write_text("".join(f"= = = T{n} = = =\n\nA & B é {n} .\n\n" for n in range(60)))
-    (folder / "qed.train").write_text("".join(f"{'[Music]' if n % 3 else f'So {n}'}\n\n\n" * 50 for n in range(20)))
-    (folder / "z.jsonl.train").write_text("plain\n")
+    (folder / "wikipedia.train").write_text(
+        "".join(f"= = = T{n} = = =\n\nA & B é {n} .\n\n" for n in range(60)), encoding="utf-8"
+    )
+    (folder / "qed.train").write_text(
+        "".join(f"{'[Music]' if n % 3 else f'So {n}'}\n\n\n" * 50 for n in range(20)), encoding="utf-8"
+    )
+    (folder / "z.jsonl.train").write_text("plain\n", encoding="utf-8")
     return folder
 
 
@@ -128,7 +132,7 @@ def test_a_data_set_is_streamed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The spool is what tokenizer, tokens and held-out documents are made of (the loading is the real one)."""
     (tmp_path / "set").mkdir()
     rows = [json.dumps({"text": f"the dog number {n} ran to the old house"}) for n in range(300)]
-    (tmp_path / "set/train.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "set/train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     streams = []
     real = sources.hub_documents
     monkeypatch.setattr(sources, "hub_documents", lambda *args: streams.append(args) or real(*args))

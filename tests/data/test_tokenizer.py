@@ -83,6 +83,6 @@ def test_another_text_gives_another_fingerprint(tiny_tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'])
 def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "tokenizer.json").write_text(content)
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"data\.tokenizer_path"):
         load_tokenizer(tmp_path / "tokenizer.json")

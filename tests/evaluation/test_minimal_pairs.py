@@ -17,7 +17,7 @@ GOOD = {"UID": "u", "pairID": "0", "sentence_good": "The dog ran.", "sentence_ba
 
 
 def _write(path: Path, *records: Any) -> Path:
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
     return path
 
 
@@ -66,12 +66,12 @@ def test_a_file_without_uid_is_its_own_paradigm(tmp_path: Path) -> None:
 def test_a_list_of_ids_filters(tmp_path: Path) -> None:
     _write(tmp_path / "u.jsonl", GOOD, {**GOOD, "pairID": "1"})
     ids = tmp_path / "ids.json"
-    ids.write_text('{"u": ["1"]}')
+    ids.write_text('{"u": ["1"]}', encoding="utf-8")
     assert [pair.pair_id for pair in load_pairs(tmp_path / "u.jsonl", ids)] == ["1"]
-    ids.write_text('{"u": ["7"]}')
+    ids.write_text('{"u": ["7"]}', encoding="utf-8")
     with pytest.raises(DataError, match="names 1 pairs, 0 of them"):
         load_pairs(tmp_path / "u.jsonl", ids)
-    ids.write_text("[1]")
+    ids.write_text("[1]", encoding="utf-8")
     with pytest.raises(DataError, match="not a list of pairs"):
         load_pairs(tmp_path / "u.jsonl", ids)
 
@@ -134,5 +134,5 @@ def test_the_two_halves_are_the_whole_and_do_not_meet(tmp_path: Path) -> None:
     assert [pair.pair_id for pair in even] == ["2", "4", "x0", "x2"]
     assert [pair.pair_id for pair in odd] == ["7", "9", "x1"]
     ids = tmp_path / "ids.json"
-    ids.write_text(json.dumps({"u": [2, 7], "v": ["x1"]}))
+    ids.write_text(json.dumps({"u": [2, 7], "v": ["x1"]}), encoding="utf-8")
     assert [pair.pair_id for pair in load_pairs(path, ids, "odd")] == ["7", "x1"]

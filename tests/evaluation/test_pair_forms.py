@@ -109,7 +109,7 @@ def test_files_of_one_name_are_paradigms_of_their_folders(tmp_path: Path) -> Non
 
 
 def test_a_folder_of_other_things_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "readme.md").write_text("x")
+    (tmp_path / "readme.md").write_text("x", encoding="utf-8")
     with pytest.raises(BabyLlamaError, match=r"no file of pairs there .*it holds \.md"):
         load_pairs(tmp_path)
 
@@ -174,5 +174,5 @@ def test_rows_that_cannot_be_used(tmp_path: Path, names: Any, rows: Any, columns
 
 
 def test_a_lone_surrogate_is_scored_as_the_replacement_character(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"sentence_good": "a \\ud83d b", "sentence_bad": "b"}\n')
+    (tmp_path / "a.jsonl").write_text('{"sentence_good": "a \\ud83d b", "sentence_bad": "b"}\n', encoding="utf-8")
     assert load_pairs(tmp_path / "a.jsonl")[0].good == "a \ufffd b"

@@ -26,7 +26,7 @@ def import_everything() -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
     from transformers import Trainer  # noqa: F401
 
-    import babyllama.models.fused_loss
+    import babyllama.models.fused_loss  # noqa: F401
     import babyllama.training.trainer  # noqa: F401
     import evaluate  # noqa: F401
     import train  # noqa: F401

@@ -62,7 +62,9 @@ class Child:
         _, status, usage = os.wait4(self.pid, 0)
         timer.cancel()
         seconds = time.monotonic() - self.started
-        output = self.log.read_text(errors="replace") if self.log.exists() else ""  # killed before its first line
+        output = (
+            self.log.read_text(errors="replace", encoding="utf-8") if self.log.exists() else ""
+        )  # killed before its first line
         return Outcome(os.waitstatus_to_exitcode(status), seconds, output, usage.ru_maxrss * 1024)
 
 
@@ -89,7 +91,7 @@ def start(
         return Child(pid, time.monotonic(), log)
     code = 70
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, encoding="utf-8")
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         import torch
@@ -125,10 +127,10 @@ class Bench:
         lines = [
             f"The {a} {b} the {c}." for a in "dog cat girl man".split() for b in ("saw", "met") for c in "abcdefgh"
         ]
-        (self.text / "small.train").write_text("\n".join(lines * 12) + "\n")
-        (self.text / "small.dev").write_text("\n".join(lines[::5]) + "\n")
+        (self.text / "small.train").write_text("\n".join(lines * 12) + "\n", encoding="utf-8")
+        (self.text / "small.dev").write_text("\n".join(lines[::5]) + "\n", encoding="utf-8")
         self.config = folder / "config.yaml"
-        self.config.write_text(CONFIG)
+        self.config.write_text(CONFIG, encoding="utf-8")
         self.reference_dir = folder / "reference"
         self.reference = self.run(self.reference_dir)
         if self.reference.code:

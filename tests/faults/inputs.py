@@ -23,14 +23,14 @@ def _parquet(path: Path) -> None:
 
 
 def _links(folder: Path) -> None:
-    (folder / "a.train").write_text(PLAIN)
+    (folder / "a.train").write_text(PLAIN, encoding="utf-8")
     os.symlink(folder / "nowhere", folder / "b.train")
     os.symlink(folder, folder / "loop")
 
 
 def _config(bench: Bench, text: str) -> list[str]:
     path = bench.folder / "hostile.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return ["--config", str(path)]
 
 
@@ -102,7 +102,7 @@ def long_line(bench: Bench, output: Path, source: random.Random) -> str:
     with (output / "long.train").open("wb") as handle:
         for _ in range(LONG_LINE_BYTES // len(letters)):
             handle.write(letters)
-    (output / "long.dev").write_text(PLAIN)
+    (output / "long.dev").write_text(PLAIN, encoding="utf-8")
     done = bench.run(output, "--train-path", str(output), "--max-steps", "2")
     (output / "long.train").unlink()
     if done.code:

@@ -66,7 +66,7 @@ def _clocks() -> dict[str, Any]:
     """Clocks, power and driver as nvidia-smi reads them; nothing is set."""
     command = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     values = [part.strip() for part in done.stdout.split("\n")[0].split(",")]

@@ -2,13 +2,13 @@
 
 import accelerate  # noqa: F401
 import torch._dynamo  # noqa: F401
-import transformers.models.gpt2.modeling_gpt2
-import transformers.models.gptj.modeling_gptj
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+import transformers.models.gptj.modeling_gptj  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import Trainer  # noqa: F401
 
-import babyllama.models.attention
-import babyllama.models.fused_loss
+import babyllama.models.attention  # noqa: F401
+import babyllama.models.fused_loss  # noqa: F401
 import babyllama.training.trainer  # noqa: F401
 import evaluate  # noqa: F401
 import train  # noqa: F401

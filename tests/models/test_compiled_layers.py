@@ -110,7 +110,7 @@ def test_a_saved_model_does_not_name_our_attention(tiny_llama: Any, tmp_path: Pa
     model = copy.deepcopy(tiny_llama)
     prepare_layers(model, _runtime(attention.RECOMPUTE))
     model.save_pretrained(tmp_path)
-    assert attention.RECOMPUTE not in (tmp_path / "config.json").read_text()
+    assert attention.RECOMPUTE not in (tmp_path / "config.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

@@ -20,13 +20,13 @@ TEXT = "The little dog ran to the old house near the river. " * 8
 
 def edit_tokenizer(folder: Path, **changes: Any) -> None:
     path = folder / "tokenizer.json"
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         if key == "dropout":
             state["model"]["dropout"] = value
         else:
             state[key] = value
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state), encoding="utf-8")
 
 
 CUTS = {
@@ -56,7 +56,7 @@ def test_tokenizers_read_whole_texts(
     assert encode_documents(load_tokenizer_of(folder), [TEXT]) == wanted
     assert "switched off" in capsys.readouterr().out
     tokenizer.save_pretrained(tmp_path / "again")
-    state = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    state = json.loads((tmp_path / "again" / "tokenizer.json").read_text(encoding="utf-8"))
     assert state["truncation"] is None
     assert state["padding"] is None
 

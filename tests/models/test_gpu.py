@@ -190,11 +190,11 @@ def test_without_triton_a_compiler_or_headers_a_gpu_run_is_eager(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     assert "C compiler" in (gpu.compile_obstacle() or "")
-    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").write_text("#!/bin/sh\n", encoding="utf-8")
     (tmp_path / "gcc").chmod(0o755)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     assert "Python.h" in (gpu.compile_obstacle() or "")
-    (tmp_path / "Python.h").write_text("")
+    (tmp_path / "Python.h").write_text("", encoding="utf-8")
     assert gpu.compile_obstacle() is None
     assert decide(device="cuda", torch_compile=True).compile == "layers"
 

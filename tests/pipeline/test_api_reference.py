@@ -25,7 +25,7 @@ def test_every_entry_point_has_an_example_and_a_way_on() -> None:
     text = "\n".join(examples().values())
     for name in (
         *ENTRY_POINTS,
-        *re.findall(r"^def (register_(?:cleaner|task))\(", Path(plugins.__file__).read_text(), re.M),
+        *re.findall(r"^def (register_(?:cleaner|task))\(", Path(plugins.__file__).read_text(encoding="utf-8"), re.M),
     ):
         assert re.search(rf"import .*\b{name}\b", text), f"{name}: no example imports it"
         assert re.search(rf"\b{name}\(", text), f"{name}: no example calls it"
@@ -43,10 +43,14 @@ def test_the_examples_run_as_written(
     monkeypatch.setattr(plugins, "TASKS", {})
     monkeypatch.setattr(plugins, "CLEANERS", {})
     dev = corpus(tmp_path / "my_texts", sentences=400) / "small.dev"
-    (tmp_path / "held_out.txt").write_text(dev.read_text() * 5)
-    (tmp_path / "pairs.jsonl").write_text('{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n')
+    (tmp_path / "held_out.txt").write_text(dev.read_text(encoding="utf-8") * 5, encoding="utf-8")
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n', encoding="utf-8"
+    )
     config = config_for(Path("my_texts"), Path("models"), max_steps=2, save_steps=2, eval_steps=2)
-    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "my.yaml").write_text(
+        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )
     said = {}
     for heading, code in examples().items():
         exec(compile(code, f"API_REFERENCE.md: {heading}", "exec"), {"__name__": "example"})

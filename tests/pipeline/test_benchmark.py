@@ -37,7 +37,7 @@ def runs(
     for name, model in (("llama", tiny_llama), ("gpt2", tiny_gpt2)):
         model.save_pretrained(folder / name)
         tiny_tokenizer.save_pretrained(folder / name)
-    (folder / "text.txt").write_text(TEXT)
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     return {"llama": folder / "llama", "gpt2": folder / "gpt2", "text": folder / "text.txt"}
 
 
@@ -61,7 +61,7 @@ def test_all_benchmarks_results_and_page(runs: dict[str, Path], tmp_path: Path) 
     values = [written["runs"][name]["benchmarks"]["perplexity"]["bits_per_byte"] for name in (entry["a"], entry["b"])]
     assert entry["difference"] == pytest.approx(values[0] - values[1], abs=1e-9)
     assert "one seed each" in entry["note"]
-    html = page.read_text()
+    html = page.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
     assert "not about their recipes: the seeds" in html
     assert "BLiMP" in " ".join(written["notes"])
@@ -90,7 +90,7 @@ def test_a_good_run_among_broken_ones(runs: dict[str, Path], tmp_path: Path, cap
     with (broken / "model.safetensors").open("r+b") as handle:
         handle.truncate(1000)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     folders = [str(p) for p in (runs["llama"], broken, tmp_path / "empty", tmp_path / "notes.txt")]
     arguments = [*folders, "--eval-data", str(runs["text"]), "--benchmarks", "perplexity", "--device", "cpu"]
     assert run_command(benchmark.main, [*arguments, "--output", str(tmp_path), "--format", "markdown"]) == 1
@@ -130,10 +130,10 @@ def test_bad_flags(runs: dict[str, Path], arguments: list[str], said: str, capsy
 
 def test_the_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "b.yaml"
-    file.write_text("benchmarks: [speed]\nnum_samples: 3\ngroups:\n  base: [a, b]\n")
+    file.write_text("benchmarks: [speed]\nnum_samples: 3\ngroups:\n  base: [a, b]\n", encoding="utf-8")
     loaded = load_benchmark_config(file)
     assert (loaded.benchmarks, loaded.num_samples, loaded.groups) == (["speed"], 3, {"base": ["a", "b"]})
-    file.write_text("benchmark: [speed]\nnum_samples: many\n")
+    file.write_text("benchmark: [speed]\nnum_samples: many\n", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
         load_benchmark_config(file)
     assert len(error.value.problems) == 2
@@ -293,7 +293,7 @@ def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.Capt
             metrics["eval_bits_per_byte"], rel=1e-6
         )
         assert run["cost"]["train_tokens"] == metrics["train_tokens"]
-    page = (tmp_path / "benchmark_comparison.html").read_text()
+    page = (tmp_path / "benchmark_comparison.html").read_text(encoding="utf-8")
     assert "How they learned" in page
     assert "Quality against cost" in page
 
@@ -301,7 +301,7 @@ def test_real_runs_share_their_held_out_text(tmp_path: Path, capsys: pytest.Capt
     train(config_for(other, out, name="c"))
     suite = BenchmarkSuite([out / "b", out / "c"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
     assert "held out on different text (b; c)" in suite.run_all_benchmarks()["notes"][0]
-    (text / "small.dev").write_text("Something else.\n" * 20)
+    (text / "small.dev").write_text("Something else.\n" * 20, encoding="utf-8")
     gone = BenchmarkSuite([out / "b"], device="cpu", config=BenchmarkConfig(benchmarks=["perplexity"]))
     facts = gone.run_all_benchmarks()  # the run keeps what it held out, and is scored on that
     assert facts["notes"] == []

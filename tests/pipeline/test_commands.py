@@ -31,7 +31,7 @@ def test_the_help_lists_every_command_and_loads_none_of_them() -> None:
         "assert not {'torch', 'transformers', 'datasets', 'scipy'} & set(sys.modules)\n"
         "assert 'babyllama.corpus.command' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert all(f"    {name} " in done.stdout or f"    {name}\n" in done.stdout for name in main.COMMANDS)
 

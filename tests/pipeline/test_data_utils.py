@@ -81,7 +81,9 @@ def test_the_stored_tokens_are_the_documents(text: Path, tmp_path: Path) -> None
 
 def test_without_dev_files_documents_are_held_out_and_never_trained_on(text: Path, tmp_path: Path) -> None:
     (text / "small.dev").unlink()
-    (text / "small.train").write_text("\n".join(f"the dog ran to house {n}" for n in range(400)) + "\n")
+    (text / "small.train").write_text(
+        "\n".join(f"the dog ran to house {n}" for n in range(400)) + "\n", encoding="utf-8"
+    )
     processor = DataProcessor(_config(text, tmp_path, holdout=0.2))
     held = {document.text for document in processor.held_out_documents()}
     trained = {document.text for document in processor.train_documents()}
@@ -92,7 +94,9 @@ def test_without_dev_files_documents_are_held_out_and_never_trained_on(text: Pat
 
 
 def test_one_document_is_parted_at_a_line(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text("\n".join(f"the dog ran to house {n}" for n in range(20)) + "\n<|endoftext|>\n")
+    (tmp_path / "one.txt").write_text(
+        "\n".join(f"the dog ran to house {n}" for n in range(20)) + "\n<|endoftext|>\n", encoding="utf-8"
+    )
     processor = DataProcessor(_config(tmp_path / "one.txt", tmp_path, holdout=0.1))
     (trained,), (held,) = processor.train_documents(), processor.held_out_documents()
     assert (trained.text + "\n" + held.text).count("\n") == 19
@@ -152,7 +156,7 @@ def test_the_embedded_corpus_knows_its_entropy(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(text: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     config = _config(text, tmp_path, cache_dir=str(tmp_path / "file" / "cache"))
     with pytest.raises(ConfigError, match=r"data\.cache_dir"):
         DataProcessor(config).prepare()

@@ -60,8 +60,12 @@ def _documented(section: str) -> set[str]:
 def test_every_key_of_an_evaluation_is_documented(tiny_run: Path, tmp_path: Path) -> None:
     from evaluate import TASKS, ModelEvaluator
 
-    (tmp_path / "t.txt").write_text("The dog ran to the old house. She looked at the little dog.\n" * 5)
-    (tmp_path / "p.jsonl").write_text('{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n')
+    (tmp_path / "t.txt").write_text(
+        "The dog ran to the old house. She looked at the little dog.\n" * 5, encoding="utf-8"
+    )
+    (tmp_path / "p.jsonl").write_text(
+        '{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n', encoding="utf-8"
+    )
     evaluator = ModelEvaluator(
         tiny_run,
         "cpu",

@@ -30,7 +30,7 @@ PAIR = {"sentence_good": "The dog ran.", "sentence_bad": "The dog run."}
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     file = tmp_path / "held.txt"
-    file.write_text(TEXT)
+    file.write_text(TEXT, encoding="utf-8")
     return file
 
 
@@ -38,7 +38,9 @@ def text(tmp_path: Path) -> Path:
 def pairs(tmp_path: Path) -> Path:
     folder = tmp_path / "pairs"
     folder.mkdir()
-    (folder / "agreement.jsonl").write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"sentence_bad": "x"}) + "\n")
+    (folder / "agreement.jsonl").write_text(
+        json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"sentence_bad": "x"}) + "\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -116,7 +118,7 @@ def test_the_command_line_prints_and_writes(
     tiny_run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("The dog\nA cat\n")
+    prompts.write_text("The dog\nA cat\n", encoding="utf-8")
     argv = [str(tiny_run), "--eval-data", str(text), "--tasks", "perplexity,generation", "--window", "16"]
     argv += [
         "--custom-prompts",
@@ -171,9 +173,9 @@ def _copy(tiny_run: Path, tmp_path: Path) -> Path:
         (lambda p: (p / "model.safetensors").unlink(), "no weights"),
         (lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"), "may run code when loaded"),
         (lambda p: (p / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
-        (lambda p: (p / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda p: (p / "config.json").write_text("{", encoding="utf-8"), "cannot be loaded"),
         (lambda p: (p / "tokenizer.json").unlink(), "no tokenizer"),
-        (lambda p: (p / "tokenizer.json").write_text("{"), "its tokenizer cannot be read"),
+        (lambda p: (p / "tokenizer.json").write_text("{", encoding="utf-8"), "its tokenizer cannot be read"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_line(tiny_run: Path, tmp_path: Path, spoil: Any, message: str) -> None:

@@ -20,7 +20,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def commands(path: Path) -> list[list[str]]:
     """The command lines of an example's docstring."""
-    docstring = re.sub(r"\\\n\s*", "", path.read_text().split('"""')[1])  # a command that goes on in the next line
+    docstring = re.sub(
+        r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1]
+    )  # a command that goes on in the next line
     return [shlex.split(line.strip()) for line in re.findall(r"^    (python .*)$", docstring, re.M)]
 
 
@@ -29,14 +31,17 @@ def run(command: list[str], *replace: tuple[str, str], output: Path, more: tuple
     stand_ins = dict(replace)
     arguments = [stand_ins.get(part, part) for part in command[1:]]
     done = subprocess.run(
-        [sys.executable, *arguments, *more, "--output", str(output)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *arguments, *more, "--output", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_every_example_shows_its_command_and_stands_in_the_docs() -> None:
-    hub = (ROOT / "docs/README.md").read_text()
+    hub = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for path in EXAMPLES:
         assert commands(path), path.name
         assert f"examples/{path.name}" in hub, path.name
@@ -48,12 +53,12 @@ def test_domain_evaluator(tiny_run: Path, tmp_path: Path) -> None:
     out = run(command, ("models/Llama-10M", str(tiny_run)), output=tmp_path)
     assert "domain knowledge" in out
     assert 0 <= read_json(tmp_path / "evaluation_results.json")["domain_knowledge"]["mean"] <= 1
-    assert "domain_knowledge" in (tmp_path / "report.html").read_text()
+    assert "domain_knowledge" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.integration
 def test_evaluation_task(tiny_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("The dog ran to the old house.\n" * 5)
+    (tmp_path / "t.txt").write_text("The dog ran to the old house.\n" * 5, encoding="utf-8")
     evaluate, benchmark = commands(ROOT / "examples/evaluation_task.py")
     data = ("--eval-data", str(tmp_path / "t.txt"))
     run(evaluate, ("models/Llama-10M", str(tiny_run)), output=tmp_path, more=data)
@@ -66,10 +71,13 @@ def test_evaluation_task(tiny_run: Path, tmp_path: Path) -> None:
 def train_command(command: list[str], output: Path) -> Path:
     """Run a shown training command, its run folder under `output`."""
     done = subprocess.run(
-        [sys.executable, *command[1:], "--output-dir", str(output)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *command[1:], "--output-dir", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
-    (output / "told.txt").write_text(done.stdout)
+    (output / "told.txt").write_text(done.stdout, encoding="utf-8")
     return output / command[command.index("--model-name") + 1]
 
 
@@ -79,7 +87,7 @@ def test_custom_architecture(tmp_path: Path) -> None:
     trains, scores = commands(ROOT / "examples/custom_architecture.py")
     run_dir = train_command(trains, tmp_path)
     assert read_json(run_dir / "config.json")["model_type"] == "alibi_llama"
-    card = (run_dir / "README.md").read_text()
+    card = (run_dir / "README.md").read_text(encoding="utf-8")
     assert "load_plugins(['custom_architecture.py'])" in card
     out = run(scores, ("models/alibi", str(run_dir)), output=tmp_path / "scores")
     assert "bits per byte" in out
@@ -87,7 +95,7 @@ def test_custom_architecture(tmp_path: Path) -> None:
     assert found == pytest.approx(read_json(run_dir / "training_metrics.json")["eval_loss"], rel=1e-6)
     bare = [part for part in scores if "custom_architecture" not in part and part != "--plugin"]
     bare = [str(run_dir) if part == "models/alibi" else part for part in bare]
-    refused = subprocess.run([sys.executable, *bare[1:]], cwd=ROOT, capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, *bare[1:]], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert refused.returncode == 3
     assert "its architecture 'alibi_llama' comes from a plugin" in refused.stderr
     assert f"--plugin {ROOT / 'examples/custom_architecture.py'}" in refused.stderr
@@ -97,7 +105,7 @@ def test_custom_architecture(tmp_path: Path) -> None:
 def test_curriculum(tmp_path: Path) -> None:
     [command] = commands(ROOT / "examples/curriculum.py")
     run_dir = train_command(command, tmp_path)
-    told = (tmp_path / "told.txt").read_text()
+    told = (tmp_path / "told.txt").read_text(encoding="utf-8")
     assert "curriculum: clauses, root, from 10% of the chunks to all of them at step 6 of 10" in told
     curve = read_json(run_dir / "curriculum.json")["curve"]
     assert [point["step"] for point in curve] == list(range(1, 11))
@@ -119,7 +127,7 @@ def test_sentence_start(tiny_run: Path, tmp_path: Path) -> None:
         json.dumps({"sentence_good": f"The dog ran to {n}.", "sentence_bad": f"The dog run to {n}.", "pairID": str(n)})
         for n in range(20)
     ]
-    pairs.write_text("\n".join(lines))
+    pairs.write_text("\n".join(lines), encoding="utf-8")
     [command] = commands(ROOT / "examples/sentence_start.py")
     out = run(command, ("models/Llama-10M", str(tiny_run)), ("data/blimp", str(pairs)), output=tmp_path / "out")
     assert "after neutral sentence" in out
@@ -134,17 +142,19 @@ def test_quarter_of_text(tmp_path: Path) -> None:
     [command] = commands(ROOT / "examples/quarter_of_text.py")
     source, target = tmp_path / "whole", tmp_path / "quarter"
     source.mkdir()
-    (source / "wikinews.train").write_text("\n\n\n".join(f"Item {n} has a few words." for n in range(10)) + "\n")
-    (source / "wikinews.dev").write_text("Held out.\n")
+    (source / "wikinews.train").write_text(
+        "\n\n\n".join(f"Item {n} has a few words." for n in range(10)) + "\n", encoding="utf-8"
+    )
+    (source / "wikinews.dev").write_text("Held out.\n", encoding="utf-8")
     stand_ins = {"data/babylm_like": str(source), "data/quarter": str(target)}
     done = subprocess.run(
         [sys.executable, *[stand_ins.get(part, part) for part in command[1:]]],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
-    kept = (target / "wikinews.train").read_text().split("<|endoftext|>\n")
+    kept = (target / "wikinews.train").read_text(encoding="utf-8").split("<|endoftext|>\n")
     assert [text.strip() for text in kept if text] == [f"Item {n} has a few words." for n in (0, 4, 8)]
-    assert (target / "wikinews.dev").read_text() == "Held out.\n"
+    assert (target / "wikinews.dev").read_text(encoding="utf-8") == "Held out.\n"

@@ -28,6 +28,6 @@ CHOSEN = (
 @pytest.mark.skipif(sys.platform == "win32", reason="children are forked")
 def test_faults_in_small() -> None:
     command = [sys.executable, "-m", "tests.faults", "--trials", "1", "--only", ",".join(CHOSEN)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert done.stdout.count("| 1 | 1 |") == len(CHOSEN)

@@ -64,7 +64,9 @@ def test_the_fused_head_agrees_with_the_cpu() -> None:
 
 
 def test_scores_agree_with_the_cpu(tiny_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("The dog ran to the old house. She looked at the little dog.\n" * 20)
+    (tmp_path / "t.txt").write_text(
+        "The dog ran to the old house. She looked at the little dog.\n" * 20, encoding="utf-8"
+    )
 
     def score(device: str) -> Any:
         evaluator = ModelEvaluator(tiny_run, device, eval_data=[str(tmp_path / "t.txt")], window=32)

@@ -71,7 +71,7 @@ def started(code: str, folder: Path) -> list[list[str]]:
         [str(shutil.which("bash")), "--norc", "-c", f"exec 3>'{record}'\nPATH={folder}\n{RECORD}{code}\nwait"],
         cwd=folder,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={},
         check=False,
     )

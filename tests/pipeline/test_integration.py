@@ -27,7 +27,7 @@ training: {batch_size: 8, max_steps: 6, device: cpu, torch_compile: false, bf16:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
-    file.write_text(TINY)
+    file.write_text(TINY, encoding="utf-8")
     return file
 
 
@@ -42,7 +42,7 @@ def test_the_pipeline_on_text_of_ones_own(config: Path, tmp_path: Path, capsys: 
     assert f"open {run / 'report.html'}" in told
     results, metrics = read_json(run / "evaluation_results.json"), read_json(run / "training_metrics.json")
     assert results["perplexity"] == pytest.approx(metrics["eval_perplexity"], rel=1e-6)
-    assert "<svg" in (run / "report.html").read_text()
+    assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
     assert run_command(main.main, argv) == 0
     assert "this run is finished" in capsys.readouterr().out
     assert run_command(main.main, ["generate", str(run), "--prompt", "The dog", "--max-new-tokens", "5"]) == 0
@@ -70,7 +70,8 @@ def test_an_architecture_of_ones_own_trains_and_is_scored(config: Path, tmp_path
         "def create_custom_model(config, tokenizer):\n"
         "    own = config.model_copy(deep=True)\n    own.model.type = 'GPT2'\n"
         "    return build_model(own, tokenizer)\n"
-        "register_architecture('Mine', create_custom_model)\n"
+        "register_architecture('Mine', create_custom_model)\n",
+        encoding="utf-8",
     )
     argv = ["--config", str(config), "--set", f"plugins=[{plugin}]", "--set", "model.type=Mine", "--max-steps", "2"]
     argv += ["--train-path", str(corpus(tmp_path / "w", 300)), "--output-dir", str(tmp_path / "m")]
@@ -83,14 +84,14 @@ def test_an_architecture_of_ones_own_trains_and_is_scored(config: Path, tmp_path
 def test_prepare_cleans_a_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    (raw / "qed.train").write_text("[Music] Hello &amp; so\n")
-    (raw / "childes.train").write_text("xxx hi .\n")
-    (raw / "qed.dev").write_text("Bye [Applause]\n")
+    (raw / "qed.train").write_text("[Music] Hello &amp; so\n", encoding="utf-8")
+    (raw / "childes.train").write_text("xxx hi .\n", encoding="utf-8")
+    (raw / "qed.dev").write_text("Bye [Applause]\n", encoding="utf-8")
     argv = ["prepare", "--babylm-10m", str(raw), "--babylm-dev", str(raw), "--output", str(tmp_path / "out")]
     assert run_command(main.main, [*argv, "--clean-domains", "qed"]) == 0
-    assert (tmp_path / "out/qed.train").read_text() == "Hello & so\n<|endoftext|>\n"
-    assert (tmp_path / "out/childes.train").read_text() == "xxx hi .\n<|endoftext|>\n"
-    assert (tmp_path / "out/qed.dev").read_text() == "Bye\n<|endoftext|>\n"
+    assert (tmp_path / "out/qed.train").read_text(encoding="utf-8") == "Hello & so\n<|endoftext|>\n"
+    assert (tmp_path / "out/childes.train").read_text(encoding="utf-8") == "xxx hi .\n<|endoftext|>\n"
+    assert (tmp_path / "out/qed.dev").read_text(encoding="utf-8") == "Bye\n<|endoftext|>\n"
     assert "(not cleaned)" in capsys.readouterr().out
 
 
@@ -98,7 +99,7 @@ def test_prepare_cleans_a_download(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_synthetic_and_tokenizer_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "s"
     assert run_command(main.main, ["synthetic", "--words", "2000", "--output", str(out)]) == 0
-    assert len((out / "pairs/synthetic.jsonl").read_text().splitlines()) == 1200
+    assert len((out / "pairs/synthetic.jsonl").read_text(encoding="utf-8").splitlines()) == 1200
     argv = ["tokenizer", "--train-path", str(out), "--vocab-size", "600", "--output", str(tmp_path / "tok")]
     assert run_command(main.main, argv) == 0
     assert (tmp_path / "tok/tokenizer.json").is_file()
@@ -177,13 +178,19 @@ def test_help_answers_at_once() -> None:
     for _ in range(3):
         started = time.perf_counter()
         told = subprocess.run(
-            [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "main.py", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         )
         times.append(time.perf_counter() - started)
     assert "commands:" in told.stdout
     assert min(times) < 2.0, times  # 0.2 s on an idle machine; other work may run beside the tests
     code = "import sys, main; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
-    heavy = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    heavy = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
     assert heavy.strip() == "[]"
 
 
@@ -227,7 +234,7 @@ def test_distill_from_the_command_line(
     capsys.readouterr()
     assert run_command(main.main, [*student, "--teachers", "models/teacher"]) == 0
     assert "teachers: models/teacher" in capsys.readouterr().out
-    assert "Student and teachers" in (tmp_path / "models/student/report.html").read_text()
+    assert "Student and teachers" in (tmp_path / "models/student/report.html").read_text(encoding="utf-8")
     nobody = [*student[:-1], "other", "--teachers", "models/nobody"]
     assert run_command(main.main, nobody) == 2
     told = capsys.readouterr().err

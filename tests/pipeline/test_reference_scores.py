@@ -34,14 +34,17 @@ def test_blimp_overall_and_filtered(test_data: Path, stories: tuple[Any, Any]) -
     figures, items = evaluate_pairs(*stories, pairs)
     assert 100 * figures["accuracy"] == pytest.approx(53.1642, abs=1e-4)
     assert figures["ties"] == 7
-    wanted = json.loads((test_data / "evals/blimp_filtered_ids.json").read_text())
+    wanted = json.loads((test_data / "evals/blimp_filtered_ids.json").read_text(encoding="utf-8"))
     right = {(item["uid"], item["pair_id"]): item["correct"] for item in items}
     shares = [sum(right[uid, str(i)] for i in ids) / len(ids) for uid, ids in wanted.items()]
     assert 100 * sum(shares) / len(shares) == pytest.approx(53.2430, abs=1e-4)
 
 
 def test_log_probabilities_of_724_pairs(test_data: Path, stories: tuple[Any, Any]) -> None:
-    records = [json.loads(x) for x in (test_data / "reference/stories260K_logprobs.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(x)
+        for x in (test_data / "reference/stories260K_logprobs.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     keys = set(records[0])
     good = next(k for k in ("sentence_good", "good") if k in keys)
     assert len(records) == 724
@@ -56,7 +59,7 @@ def test_loss_on_tinystories_by_its_stated_convention(test_data: Path, stories: 
     documents = list(read_documents(test_data / "corpora/tinystories/tinystories.dev")[1])
     rows = [tokenizer(document.text.strip())["input_ids"][:512] for document in documents]
     sums = sum_log_probs(model, [row[:-1] for row in rows], [row[1:] for row in rows])
-    reference = json.loads((test_data / "reference/stories260K_loss.json").read_text())
+    reference = json.loads((test_data / "reference/stories260K_loss.json").read_text(encoding="utf-8"))
     wanted = reference["files"]["corpora/tinystories/tinystories.dev"]
     assert sum(len(row) - 1 for row in rows) == wanted["tokens"]
     assert -sum(sums) == pytest.approx(wanted["total_nll"], rel=1e-6)

@@ -129,9 +129,9 @@ def test_the_file_map_is_the_tree() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = text.split("## File map")[1].split("```")[1].removeprefix("text")
     listed = {line.split()[0].rstrip("/") for line in block.strip().splitlines()}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
-        "\n"
-    )
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    ).stdout.split("\n")
     if not any(tracked):
         pytest.skip("not a git checkout: nothing to compare the map with")
     wanted = {name for name in tracked if name and "/" not in name and not name.startswith(".")}
@@ -146,3 +146,25 @@ def test_the_tests_mirror_the_rooms() -> None:
     for path in (ROOT / "tests").rglob("test_*.py"):
         folder = path.relative_to(ROOT / "tests").parts[0]
         assert folder in known or folder == "test_plugins.py", path
+
+
+def _without_encoding(tree: ast.Module) -> list[int]:
+    """Lines where text is read or written in the encoding of the system's language. ruff's PLW1514 misses some."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(k.arg in {"encoding", None} for k in node.keywords):
+            continue
+        called = ast.unparse(node.func)
+        text = any(k.arg in {"text", "universal_newlines"} for k in node.keywords)
+        place = {"read_text": 0, "write_text": 1}.get(called.rsplit(".", 1)[-1])
+        if (place is not None and len(node.args) <= place) or (called.startswith("subprocess.") and text):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["babyllama", "tests", "examples", "."])
+def test_text_is_read_and_written_with_its_encoding(folder: str) -> None:
+    """On Windows, and under LANG=C, the default is another one than UTF-8."""
+    paths = (ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    assert not {str(path): lines for path, tree in trees.items() if (lines := _without_encoding(tree))}

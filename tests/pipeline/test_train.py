@@ -53,11 +53,11 @@ def test_the_run_folder_holds_what_it_should(finished: Path) -> None:
     assert metrics["eval_documents"] > 0
     assert metrics["runtime"]["precision"] == "fp32"
     assert metrics["train_tokens"] > 0
-    assert "trained from scratch with BabyLlama" in (finished / "README.md").read_text()
+    assert "trained from scratch with BabyLlama" in (finished / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_loss_goes_down_and_the_log_says_when(finished: Path) -> None:
-    log = [json.loads(line) for line in (finished / "log_history.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (finished / "log_history.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses[-1] < losses[0] - 0.5
     assert [entry["step"] for entry in log if "valid_loss" in entry] == [6, 12]
@@ -74,7 +74,7 @@ def test_it_loads_in_a_process_without_our_code(finished: Path, tmp_path: Path) 
         "print(x['input_ids'].tolist(), round(float(m(**x).logits.sum()), 3))"
     )
     command = [sys.executable, "-c", code, str(finished)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    told = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path).stdout
     from babyllama.models.loading import load_model, load_tokenizer_of
 
     ids = load_tokenizer_of(finished)("The dog ran to the river", return_tensors="pt")["input_ids"]
@@ -107,7 +107,7 @@ def test_same_seed_same_bits_and_a_resume_equals_the_uninterrupted_run(
     assert "resuming from checkpoint-8" in capsys.readouterr().out
     assert weights(again.run_dir) == weights(whole)
     assert again.metrics["global_step"] == 12
-    logs = [(run / "log_history.jsonl").read_text().splitlines() for run in (whole, again.run_dir)]
+    logs = [(run / "log_history.jsonl").read_text(encoding="utf-8").splitlines() for run in (whole, again.run_dir)]
     curves = [[(e["step"], e.get("loss"), e.get("valid_loss")) for e in map(json.loads, lines)] for lines in logs]
     assert curves[0] == curves[1]
 
@@ -179,7 +179,8 @@ def _exploding_plugin(folder: Path) -> Path:
         "def build(config, tokenizer):\n"
         "    config.model.type = 'GPT2'\n    model = build_model(config, tokenizer)\n"
         "    with torch.no_grad():\n        model.get_output_embeddings().weight.mul_(1e38)\n"
-        "    return model\nregister_architecture('Exploding', build)\n"
+        "    return model\nregister_architecture('Exploding', build)\n",
+        encoding="utf-8",
     )
     return file
 
@@ -241,7 +242,7 @@ def test_wandb_offline_keeps_its_id_and_never_stops_a_training(
     config.logging.report_to = ["tensorboard"]
     run = train(config).run_dir
     assert "wandb: offline (WANDB_MODE)" in capsys.readouterr().out
-    assert (run / "wandb_id.txt").read_text().strip()
+    assert (run / "wandb_id.txt").read_text(encoding="utf-8").strip()
     assert list((run / "wandb").glob("offline-run-*"))
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
@@ -285,7 +286,9 @@ def test_out_of_memory_on_a_gpu_halves_the_micro_batch(
     """The batch stays 8: 8, then 4, then 2 at a time; the weights are those of a run that was told so."""
     monkeypatch.setattr(out_of_memory, "halves_by_itself", lambda device: True)  # no GPU here
     plugins.register_architecture("Hungry", _hungry(2))
-    (tmp_path / "plugin.py").write_text("")  # the type is registered here; the config only has to name a plugin
+    (tmp_path / "plugin.py").write_text(
+        "", encoding="utf-8"
+    )  # the type is registered here; the config only has to name a plugin
     config = config_for(text, tmp_path, "Hungry", name="halved")
     config.plugins = [str(tmp_path / "plugin.py")]
     run = train(config).run_dir
@@ -323,13 +326,13 @@ def test_a_compiler_that_fails_costs_the_speed_and_not_the_run(text: Path, tmp_p
     from babyllama.config.loading import save_config
 
     broken = tmp_path / "broken-g++"
-    broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho broken >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     config = config_for(text, tmp_path / "models", max_steps=4, torch_compile=True)
     save_config(config, tmp_path / "run.yaml")
     environment = os.environ | {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     command = [sys.executable, "train.py", "--config", str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "going on without compiling" in done.stdout
     assert read_json(tmp_path / "models/run/training_metrics.json")["runtime"]["compile"] == "off"

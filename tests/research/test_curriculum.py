@@ -179,11 +179,13 @@ def test_a_resume_in_the_middle_equals_the_uninterrupted_run(text: Path, tmp_pat
             (resumed / name).unlink()
         train(configs[1], resume=True)
         assert weights(resumed) == weights(whole)
-    logs = [[json.loads(line) for line in (run / "log_history.jsonl").open()] for run in (whole, resumed)]
+    logs = [
+        [json.loads(line) for line in (run / "log_history.jsonl").open(encoding="utf-8")] for run in (whole, resumed)
+    ]
     curves = [[(e["step"], e.get("loss"), e.get("valid_loss")) for e in log] for log in logs]
     assert curves[0] == curves[1]
-    page_figures = (whole / "curriculum.json").read_text()
-    assert page_figures == (resumed / "curriculum.json").read_text()
+    page_figures = (whole / "curriculum.json").read_text(encoding="utf-8")
+    assert page_figures == (resumed / "curriculum.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.integration
@@ -230,7 +232,8 @@ def test_a_plugins_difficulty_that_fails_names_file_and_document(text: Path, tmp
     plugin.write_text(
         "from babyllama.plugins import register_difficulty\n"
         "register_difficulty('bad', lambda document: 1 / (document.domain != 'small'))\n"
-        "register_difficulty('nan', lambda document: float('nan'))\n"
+        "register_difficulty('nan', lambda document: float('nan'))\n",
+        encoding="utf-8",
     )
     config = config_for(text, tmp_path)
     config.plugins = [str(plugin)]

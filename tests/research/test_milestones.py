@@ -226,7 +226,7 @@ def test_a_kill_leaves_no_half_written_milestone(text: Path, tmp_path: Path) -> 
     clean = train(config_for(text, tmp_path / "clean", **RECIPE)).run_dir
     for number, at in enumerate((2, 1)):
         command = [sys.executable, "-c", code, str(text), str(tmp_path / "killed"), str(at), *["resume"][:number]]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", env={**os.environ})
         assert done.returncode == -signal.SIGKILL, done.stderr
         run = tmp_path / "killed" / "run"
         whole, found = folder_hashes(clean), folder_hashes(run)
@@ -248,7 +248,9 @@ def test_milestones_are_scored_and_shown_and_overwritten(
     config = config_for(text, tmp_path, max_steps=20, save_words=["500", "1k"], eval_steps=5)
     config.curriculum = CurriculumConfig()
     run = train(config).run_dir
-    (tmp_path / "p.jsonl").write_text('{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n')
+    (tmp_path / "p.jsonl").write_text(
+        '{"sentence_good": "The dog ran.", "sentence_bad": "Dog the ran."}\n', encoding="utf-8"
+    )
     assert (
         evaluate.main([str(run), "--milestones", "--minimal-pairs", str(tmp_path / "p.jsonl"), "--device", "cpu"]) == 0
     )
@@ -258,7 +260,7 @@ def test_milestones_are_scored_and_shown_and_overwritten(
     first, second = results["milestones"]
     assert first["bits_per_byte"] > second["bits_per_byte"]
     assert second["minimal_pairs"]["p.jsonl"]["num_pairs"] == 1
-    page = (run / "report.html").read_text()
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert "Learning by words seen" in page
     assert "Easy text first" in page
     assert f"{second['bits_per_byte']:.4f}" in page

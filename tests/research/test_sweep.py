@@ -221,7 +221,12 @@ def finished(folder: Path, run: Run, bits: float) -> None:
 
 
 def documented() -> set[str]:
-    text = (ROOT / "docs/results.md").read_text().split("## sweep_results.json (version 1)")[1].split("\n## ")[0]
+    text = (
+        (ROOT / "docs/results.md")
+        .read_text(encoding="utf-8")
+        .split("## sweep_results.json (version 1)")[1]
+        .split("\n## ")[0]
+    )
     return set(re.findall(r"`([\w.]+)`", text))
 
 
@@ -252,23 +257,23 @@ def test_runs_without_their_plan_are_not_taken_over(tmp_path: Path) -> None:
     sweep = Sweep(plan("training.lr=1e-3"), tmp_path, [])
     (tmp_path / "m-lr1e-3-seed1").mkdir()
     with pytest.raises(ConfigError, match=r"holds runs without a whole sweep\.json"):
-        sweep.open(overwrite=False)
-    sweep.open(overwrite=True)
+        sweep.open(overwrite=False, encoding="utf-8")
+    sweep.open(overwrite=True, encoding="utf-8")
     assert not (tmp_path / "m-lr1e-3-seed1").exists()
     assert read_json(tmp_path / "sweep.json")["keys"] == ["training.lr"]
 
 
 def test_overwrite_touches_no_folder_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "m-lr1e-3-seed1").mkdir()
-    (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").write_text("text")
+    (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").write_text("text", encoding="utf-8")
     with pytest.raises(ConfigError, match="not a run of ours"):
-        Sweep(plan("training.lr=1e-3"), tmp_path, []).open(overwrite=True)
+        Sweep(plan("training.lr=1e-3"), tmp_path, []).open(overwrite=True, encoding="utf-8")
     assert (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").exists()
 
 
 def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path: Path) -> None:
     sweep = Sweep(plan("training.lr=1e-3,3e-3"), tmp_path / "s", [])
-    sweep.open(overwrite=False)
+    sweep.open(overwrite=False, encoding="utf-8")
     finished(tmp_path / "s", sweep.plan.runs[1], 2.0)
     (tmp_path / "t").mkdir()
     assert run_folders([str(tmp_path / "*")]) == [tmp_path / "s" / "m-lr3e-3-seed1", str(tmp_path / "t")]
@@ -297,10 +302,10 @@ sys.exit(128 + signals.received)
 
 
 def _stop(log: Path, signals: StopSignals, also_child: bool) -> None:
-    while not re.search(r"started \d+\n", log.read_text() if log.exists() else ""):
+    while not re.search(r"started \d+\n", log.read_text(encoding="utf-8") if log.exists() else ""):
         time.sleep(0.01)
     if also_child:
-        os.kill(int(log.read_text().split("started ")[1].split()[0]), signal.SIGTERM)
+        os.kill(int(log.read_text(encoding="utf-8").split("started ")[1].split()[0]), signal.SIGTERM)
     signals.received = signal.SIGTERM
 
 
@@ -314,11 +319,11 @@ def test_a_signal_reaches_a_child_exactly_once(
     log, signals = tmp_path / "log", StopSignals()
     threading.Thread(target=_stop, args=(log, signals, also_child), daemon=True).start()
     started = time.monotonic()
-    (tmp_path / "child.py").write_text(CHILD)
+    (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert _run_child([sys.executable, str(tmp_path / "child.py"), "2"], log, signals) == 128 + signal.SIGTERM
     assert time.monotonic() - started > 2
-    assert log.read_text().count("finishing the step") == 1
+    assert log.read_text(encoding="utf-8").count("finishing the step") == 1
 
 
 @pytest.mark.parametrize(
@@ -332,7 +337,7 @@ def test_a_signal_reaches_a_child_exactly_once(
     ],
 )
 def test_why_a_run_ended(tmp_path: Path, text: str, code: int, words: str) -> None:
-    (tmp_path / "log").write_text(text)
+    (tmp_path / "log").write_text(text, encoding="utf-8")
     assert _last_words(tmp_path / "log", code) == words
 
 
@@ -360,8 +365,8 @@ register_architecture("Mine", build)
 
 
 def _arguments(folder: Path, *more: str) -> list[str]:
-    (folder / "tiny.yaml").write_text(TINY + f"plugins: [{folder / 'mine.py'}]\n")
-    (folder / "mine.py").write_text(PLUGIN.replace("MARK", repr(str(folder / "crash"))))
+    (folder / "tiny.yaml").write_text(TINY + f"plugins: [{folder / 'mine.py'}]\n", encoding="utf-8")
+    (folder / "mine.py").write_text(PLUGIN.replace("MARK", repr(str(folder / "crash"))), encoding="utf-8")
     grid = ["--grid", "training.lr=3e-3,1e-2", "--grid", "model.n_layer=1,2"]
     return ["sweep", "--config", str(folder / "tiny.yaml"), "--output-dir", str(folder / "models"), *grid, *more]
 
@@ -414,8 +419,8 @@ def test_a_sweep_is_killed_crashes_and_comes_to_its_end(tmp_path: Path, capsys: 
     bits = [row["bits_per_byte"] for row in results["recipes"]]
     assert bits == sorted(bits)
     assert all(bits)
-    assert "tiny-lr0.01-layer2-seed1" in (sweep / "benchmark_comparison.html").read_text()
-    assert len((sweep / "sweep_results.csv").read_text().splitlines()) == 5
+    assert "tiny-lr0.01-layer2-seed1" in (sweep / "benchmark_comparison.html").read_text(encoding="utf-8")
+    assert len((sweep / "sweep_results.csv").read_text(encoding="utf-8").splitlines()) == 5
     assert not list(sweep.glob("*/checkpoint-*"))
     best = load_config(sweep / "best.yaml")
     assert best.model.name == results["best"]

@@ -191,7 +191,7 @@ def test_a_wrong_file_is_refused(tiny_tokenizer: Any, tmp_path: Path) -> None:
 
 def _export(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "main.py", "export", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
 
 
 @pytest.mark.integration

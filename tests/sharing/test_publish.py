@@ -91,7 +91,12 @@ def _publish(server: HubServer, folder: Path) -> tuple[int, list[str]]:
 def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "main.py", "publish", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, **environment},
     )
 
 

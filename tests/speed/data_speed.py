@@ -112,7 +112,9 @@ print(json.dumps({"from_cache": data.from_cache, "seconds": prepared - imported,
 
 def second_start(path: str, cache: Path) -> dict[str, Any]:
     """A start from the cache in a new process: seconds, and megabytes read in all (a library's code among them)."""
-    made = subprocess.run([sys.executable, "-c", START, path, str(cache)], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", START, path, str(cache)], capture_output=True, encoding="utf-8", check=True
+    )
     return json.loads(made.stdout.splitlines()[-1])
 
 

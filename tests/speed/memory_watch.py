@@ -17,7 +17,9 @@ def family(root: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError, ValueError, IndexError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1]
+                )
     found = [root]
     for pid in found:
         found += [child for child, parent in parents.items() if parent == pid]
@@ -27,7 +29,10 @@ def family(root: int) -> list[int]:
 def megabytes(pid: int) -> tuple[float, float]:
     """Resident and proportional memory of a process, MB; zeros where it is gone."""
     with suppress(OSError):
-        rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        rows = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+        )
         return int(rows["Rss"].split()[0]) / 1000, int(rows["Pss"].split()[0]) / 1000
     return 0.0, 0.0
 

@@ -56,7 +56,7 @@ metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}]
 def write_task(folder: Path, name: str, files: Sequence[Path], what: str) -> None:
     """A task of the harness over local JSONL files."""
     listed = json.dumps([str(file) for file in files])
-    (folder / f"{name}.yaml").write_text(TASK.format(name=name, files=listed) + what)
+    (folder / f"{name}.yaml").write_text(TASK.format(name=name, files=listed) + what, encoding="utf-8")
 
 
 def harness(python: str, checkpoint: Path, task: str, folder: Path, model_args: str, batch_size: int) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def harness(python: str, checkpoint: Path, task: str, folder: Path, model_args: 
         "batch_size": batch_size,
     }
     subprocess.run([python, "-c", HARNESS, json.dumps(spec)], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(output.read_text())
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def ours(checkpoint: Path, folder: Path, screen: bool) -> tuple[float, list[dict[str, Any]]]:
@@ -126,7 +126,9 @@ def compare_text(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     evaluator = ModelEvaluator(args.checkpoint, "cpu")
     documents = evaluator.documents[: args.documents]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": d.text}) + "\n" for d in documents))
+    (folder / "text.jsonl").write_text(
+        "".join(json.dumps({"text": d.text}) + "\n" for d in documents), encoding="utf-8"
+    )
     write_task(folder, "text", [folder / "text.jsonl"], TEXT)
     theirs = harness(
         args.harness_python,

@@ -227,7 +227,7 @@ def run_child(spec: dict[str, Any]) -> dict[str, Any]:
     """One measurement in its own process."""
     command = [sys.executable, "-m", "tests.speed.train_speed", "--child"]
     environment = os.environ | {"BABYLLAMA_SPEED": json.dumps(spec | {"started": time.time()})}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.rstrip().split("\n")[-1])
 
 
@@ -318,7 +318,7 @@ def main() -> int:
     if args.curve:
         show_curve(results["variants"])
     if args.output:
-        Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
+        Path(args.output).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

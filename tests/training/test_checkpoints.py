@@ -94,7 +94,7 @@ def test_rotation_keeps_two_whole_ones_and_the_best(tmp_path: Path) -> None:
 
 def test_an_interrupted_removal_is_finished_later(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5.deleting").mkdir()
-    (tmp_path / ".training_config.yaml.123.tmp").write_text("half")
+    (tmp_path / ".training_config.yaml.123.tmp").write_text("half", encoding="utf-8")
     checkpoints.clean_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -159,14 +159,14 @@ def test_an_unfinished_run_asks_what_to_do(tmp_path: Path) -> None:
 def test_overwrite_touches_only_what_a_run_writes(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", finished=True)
     _checkpoint(folder, 5)
-    (folder / "my_notes.txt").write_text("keep me")
+    (folder / "my_notes.txt").write_text("keep me", encoding="utf-8")
     assert guard_run(folder, FINGERPRINT, overwrite=True, resume=False) == "fresh"
     left = {path.name for path in folder.iterdir()}
     assert left == {"my_notes.txt", ".replaced"}, "the old run is put aside until the new one can be loaded"
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
     for overwrite in (True, False):
         with pytest.raises(ConfigError, match="not a run of ours"):
             guard_run(tmp_path, FINGERPRINT, overwrite=overwrite, resume=False)
@@ -195,9 +195,9 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with run_lock(tmp_path / "run"):
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
         assert f"process {os.getpid()} on" in told
-    assert "got it" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "got it" in subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     assert not (tmp_path / "run").exists(), "an empty folder is not left behind"
 
 
@@ -215,7 +215,7 @@ def test_the_second_signal_ends_at_once() -> None:
         "import os, signal; from babyllama.training.stop_signals import StopSignals\n"
         "with StopSignals():\n    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); print('no')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert (ended.returncode, ended.stdout) == (130, "")
 
 
@@ -224,7 +224,7 @@ def test_disk_space_and_full_disks(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="needed for a test"):
         disk_space.check_space(tmp_path, 10**18, "a test")
     disk_space.check_writable(tmp_path / "new")
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(DiskError, match="cannot be written"):
         disk_space.check_writable(tmp_path / "file" / "sub")
     wrapped = RuntimeError("failed")

@@ -59,7 +59,7 @@ posix = pytest.mark.skipif(sys.platform != "linux", reason="signals and processe
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     corpus(folder / "text")
-    (folder / "faults.py").write_text(FAULTS)
+    (folder / "faults.py").write_text(FAULTS, encoding="utf-8")
     return folder
 
 
@@ -90,7 +90,9 @@ def launch(config: Config, *flags: str, fault: str = "-:0:none", launcher: str =
     }[launcher]
     command = [sys.executable, "-m", *start, "train.py", "--config", str(file), *flags]
     environment = {**os.environ, "FAULT": fault}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -252,7 +254,7 @@ def test_fully_sharded_training_is_the_unsharded_one(tmp_path: Path) -> None:
         [*start, "-m", "tests.training.sharded", str(tmp_path / "found.json")],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
     )
@@ -288,7 +290,7 @@ def submit(bench: Path, config: Config, processes: int, fault: str) -> tuple[int
     tools, requeued = bench / "bin", bench / f"requeued-{config.model.name}"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tools / name).write_text(text)
+        (tools / name).write_text(text, encoding="utf-8")
         (tools / name).chmod(0o755)
     requeued.unlink(missing_ok=True)
     file = bench / f"{config.model.name}.yaml"
@@ -301,7 +303,7 @@ def submit(bench: Path, config: Config, processes: int, fault: str) -> tuple[int
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     ) as job:
         told = ""
         for line in job.stdout or ():
@@ -314,7 +316,7 @@ def submit(bench: Path, config: Config, processes: int, fault: str) -> tuple[int
 
 def test_the_job_script_is_a_shell_script() -> None:
     assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
-    directives = [line for line in SLURM.read_text().split("\n") if line.startswith("#SBATCH")]
+    directives = [line for line in SLURM.read_text(encoding="utf-8").split("\n") if line.startswith("#SBATCH")]
     assert "#SBATCH --signal=B:USR1@120" in directives
 
 

@@ -43,9 +43,9 @@ ALL_ON = {
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six documents of so little text that 12 steps are two epochs or more."""
     folder = corpus(tmp_path_factory.mktemp("text") / "small", sentences=24)
-    lines = (folder / "small.train").read_text().splitlines()
+    lines = (folder / "small.train").read_text(encoding="utf-8").splitlines()
     parts = ["\n".join(lines[start : start + 4]) for start in range(0, 24, 4)]
-    (folder / "small.train").write_text("\n<|endoftext|>\n".join(parts) + "\n")
+    (folder / "small.train").write_text("\n<|endoftext|>\n".join(parts) + "\n", encoding="utf-8")
     return folder
 
 
@@ -96,7 +96,7 @@ def test_each_key_changes_the_weights(key: str, text: Path, tmp_path: Path, plai
     if key == "data.spelling":
         text = tmp_path / "text"
         text.mkdir()
-        (text / "childes.train").write_text("is that a bird ?\nit's a lamb .\na pig .\n" * 60)
+        (text / "childes.train").write_text("is that a bird ?\nit's a lamb .\na pig .\n" * 60, encoding="utf-8")
         plain_weights = weights(train(config_for(text, tmp_path, name="plain", max_steps=8)).run_dir)
     run = train(changed(config_for(text, tmp_path, max_steps=8), keys)).run_dir
     watching = {"training.ema_decay", "training.average_epochs"}
@@ -212,6 +212,6 @@ def test_a_branch_that_cannot_be_says_why(
 def test_keys_that_do_not_fit_are_told_at_the_start(key: str, value: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     section, name = key.split(".")
-    path.write_text(f"model: {{type: Llama}}\n{section}: {{{name}: {value}}}\n")
+    path.write_text(f"model: {{type: Llama}}\n{section}: {{{name}: {value}}}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
         load_config(path)

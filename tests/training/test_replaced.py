@@ -62,7 +62,7 @@ def test_a_kill_anywhere_is_settled(copy: tuple[Path, Path], moved: int | None) 
     before = content(run)
     if moved is None:
         replaced.put_aside(run)
-        (run / "training_config.yaml").write_text("half")
+        (run / "training_config.yaml").write_text("half", encoding="utf-8")
         (run / "checkpoint-2").mkdir()
     else:
         (run / replaced.MOVING).mkdir()

@@ -66,6 +66,8 @@ def test_auto_trains_and_the_same_command_again_is_the_same_run(tmp_path: Path) 
 def test_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1, or auto"):
         TrainingConfig(gradient_accumulation_steps=0)
-    (tmp_path / "c.yaml").write_text("model: {type: Llama}\ntraining: {gradient_accumulation_steps: many}\n")
+    (tmp_path / "c.yaml").write_text(
+        "model: {type: Llama}\ntraining: {gradient_accumulation_steps: many}\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match="gradient_accumulation_steps"):
         load_config(tmp_path / "c.yaml")
