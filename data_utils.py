@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.cache_folders import Building, cache_home, content_key, read_sealed, remember_large, seal
 from babyllama.common.console import transfer
 from babyllama.common.disk_space import check_space
-from babyllama.common.errors import DataError
+from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.process_pool import worker_count
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
@@ -38,16 +38,16 @@ from babyllama.data.corpus import (
     Source,
     cache_lock,
     clearing_up,
-    held_out_folder,
     keep_held_out,
     kept_held_out,
     train_on,
     unfinished,
 )
 from babyllama.data.documents import Document
-from babyllama.data.prepared import PreparedData, cleaner_names, document_notes, path_content, path_key
-from babyllama.data.splits import at_most_words, bounded_share, hold_out
-from babyllama.data.text_shards import TRAIN
+from babyllama.data.held_out.rule import SplitRule
+from babyllama.data.prepared import PreparedData, cleaner_names, document_notes, find_tokenizer, path_content, path_key
+from babyllama.data.splits import at_most_words, bounded_share
+from babyllama.data.text_shards import HELD, TEST, TRAIN
 from babyllama.data.token_build import build_splits
 from babyllama.data.token_store import TokenSplit, open_split, write_split
 
@@ -145,34 +145,55 @@ class DataProcessor:
         path = self.data.train_path
         return path if path == "synthetic" or sources.has_dev_files(path) else None
 
-    def _holdout(self) -> float:
-        """The share of documents held out: `data.holdout`, less of a very large text (`splits.bounded_share`)."""
-        return bounded_share(self.data.holdout, sources.total_bytes(self.data.train_path, "train") or 0)
+    def _bounded(self, share: float) -> float:
+        """A share of the documents to set aside, less of a very large text (`splits.bounded_share`)."""
+        return bounded_share(share, sources.total_bytes(self.data.train_path, "train") or 0)
+
+    def _split_rule(self) -> SplitRule:
+        """Return which documents of the training text are held out, and which are set aside as a test."""
+        share = self._bounded(self.data.holdout) if self._own_eval_path() is None else 0.0
+        sizes = sources.file_sizes(self.data.train_path) if self.data.holdout_by == "file" else {}
+        return SplitRule(share, self._bounded(self.data.test), self.data.holdout_by, sizes)
+
+    def _parts(self, wanted: int) -> Iterator[Document]:
+        """Read the training text anew: its documents of one mark."""
+        documents = self._documents(self.data.train_path, "train")
+        return (document for document, mark in self._split_rule().parts(documents) if mark == wanted)
 
     def train_documents(self) -> Iterator[Document]:
         """Training documents in their files' order, bounded by data.max_words."""
-        documents: Iterable[Document] = self._documents(self.data.train_path, "train")
-        if self._own_eval_path() is None:
-            documents = (document for document, held in hold_out(documents, self._holdout()) if not held)
-        yield from at_most_words(documents, self.data.max_words)
+        yield from at_most_words(self._parts(TRAIN), self.data.max_words)
 
-    def held_out_documents(self, split: str | None = None) -> list[Document]:
+    def held_out_documents(self, split: str | None = None, *, test: bool = False) -> list[Document]:
         """Held-out documents, the same in the same order as `prepare().valid`; never trained on.
 
         `prepare` keeps them in the cache; without it, or where they are damaged, the text is read again.
 
         Args:
             split: The `split_fingerprint` of a preparation, where the files may have changed since; None: as they are.
+            test: Give what `data.test` sets aside instead: no training sees it and nothing is chosen by it.
+
+        Raises:
+            ConfigError: A test is asked for, and no share was set aside.
         """
-        kept = kept_held_out(held_out_folder(self.cache_dir(), split or self.split_fingerprint()))
+        if test and not self.data.test:
+            raise ConfigError("data.test: this run has set no test share aside; train with --set data.test=0.05")
+        kept = kept_held_out(self.cache_dir(), split or self.split_fingerprint(), test=test)
         if kept is not None:
             self.rules.update(kept[1])
             return kept[0]
         path = self._own_eval_path()
-        if path is not None:
-            return self.load_text_files(path, "eval")
-        documents = self._documents(self.data.train_path, "train")
-        return [document for document, held in hold_out(documents, self._holdout()) if held]
+        if test or path is None:
+            return list(self._parts(TEST if test else HELD))
+        return self.load_text_files(path, "eval")
+
+    def set_aside(self, split: str) -> tuple[list[Document], list[Document]]:
+        """Return held-out documents and those of `data.test` (none where there is no such share).
+
+        Args:
+            split: The `split_fingerprint` of a preparation.
+        """
+        return self.held_out_documents(split), self.held_out_documents(split, test=True) if self.data.test else []
 
     def _corpus_text(self, cache: Path, split: str) -> CorpusText:
         """Return the text as marked shards, made once; the held-out documents go to their own place in the cache."""
@@ -186,12 +207,11 @@ class DataProcessor:
         text.collect(
             self._source(self.data.train_path, "train"),
             None if own is None else self._source(own, "eval"),
-            share=self._holdout(),
+            rule=self._split_rule(),
             max_words=self.data.max_words,
         )
         self.rules = text.rules
-        if read_sealed(kept := held_out_folder(cache, split)) is None:
-            keep_held_out(kept, text.held_out(), text.rules)
+        keep_held_out(text, cache, split, test=self.data.test > 0)
         self._text = text
         return text
 
@@ -213,8 +233,9 @@ class DataProcessor:
         parts += [data.text_key] if data.text_key != "text" else []
         parts += spelling_key(data)
         parts += [cleaner_names(self.cleaners), path_content(data.train_path, "train", self.cache_dir(), data)]
+        parts += [data.holdout_by, data.test] if data.holdout_by != "document" or data.test else []
         path = self._own_eval_path()
-        parts += [self._holdout()] if path is None else [path_content(path, "eval", self.cache_dir(), data)]
+        parts += [self._bounded(data.holdout)] if path is None else [path_content(path, "eval", self.cache_dir(), data)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def train_or_load_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:
@@ -224,29 +245,8 @@ class DataProcessor:
             cache: The cache folder.
             split: The text's `split_fingerprint`, of which the tokenizer's key is made.
         """
-        from babyllama.data.prepared import keep_tokenizer, missing_tokenizer, tokenizer_text
-        from babyllama.data.tokenizer import load_tokenizer, save_tokenizer
-
-        given, output = self.data.tokenizer_path, self.data.tokenizer_output
-        path = Path(given or output).expanduser() if given or output else None
-        if given and not path.exists():
-            raise missing_tokenizer(path)
-        if path is not None and path.exists():
-            tokenizer = load_tokenizer(path)
-            if tokenizer_text(path) != split:
-                self.notes.append(f"tokenizer: {path} was trained on other text than this run's")
-            return tokenizer
-        prefix = ["prefix space"] * self.data.prefix_space
-        folder = cache / "tokenizers" / content_key(split, self.data.vocab_size, *prefix)
-        if read_sealed(folder) is not None:
-            tokenizer = load_tokenizer(folder)
-        else:
-            tokenizer = self._train_tokenizer(cache, split)
-            with Building(folder) as temporary:
-                save_tokenizer(tokenizer, temporary)
-                seal(temporary, {})
-        if path is not None:
-            keep_tokenizer(tokenizer, path, split)
+        tokenizer, notes = find_tokenizer(self.data, cache, split, lambda: self._train_tokenizer(cache, split))
+        self.notes += notes
         return tokenizer
 
     def _train_tokenizer(self, cache: Path, split: str) -> PreTrainedTokenizerFast:

@@ -131,7 +131,8 @@ class ModelEvaluator:
         if self.run_config is None:
             raise DataError(f"{self.checkpoint}: not a run of ours, so it has no held-out set: give --eval-data PATH")
         folder, processor = self.run_folder, DataProcessor(self.run_config.data)
-        return held_out_documents(folder, self.training_metrics, self.tokenizer, processor, self.run_config.plugins)
+        own, test = self.run_config.plugins, self.options.split == "test"
+        return held_out_documents(folder, self.training_metrics, self.tokenizer, processor, own, test=test)
 
     def seen_in_training(self, documents: Sequence[Document]) -> int | None:
         """Count documents that the run was trained on; None where that is not known."""
@@ -170,7 +171,7 @@ class ModelEvaluator:
             say(f"{seen:,} of the {len(documents):,} documents stand word for word in the text it was trained on")
             results["documents_trained_on"] = seen
         source = self.training_metrics.get("source_bits_per_byte")
-        return results | ({"source_bits_per_byte": source} if source and not self.options.eval_data else {})
+        return results | ({"source_bits_per_byte": source} if source and self.options.is_held_out else {})
 
     def evaluate_isolated_sentences(self, documents: Sequence[Document] | None = None) -> dict[str, Any]:
         """Return bits per byte of sentences that stand alone (babyllama/evaluation/isolated_sentences.py).
@@ -327,7 +328,7 @@ class ModelEvaluator:
             "stride": self.options.stride,
             "device": self.device,
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "eval_data": self.options.eval_data or "the run's held-out set",
+            "eval_data": self.options.eval_data or f"the run's {self.options.split_name}",
             "data_fingerprint": self.training_metrics.get("data_fingerprint"),
             **babylm_figures(self.checkpoint),
         }
@@ -345,7 +346,7 @@ class ModelEvaluator:
         from babyllama.evaluation.results.files import results_file, write_results
         from babyllama.pages.run_page import write_evaluation_report
 
-        target = write_results(results, self.items, results_file(self.checkpoint, output))
+        target = write_results(results, self.items, results_file(self.checkpoint, output, self.options.split))
         write_evaluation_report(results, target.parent, self.checkpoint)
         return target
 
@@ -380,7 +381,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"written: {written}, page: {written.parent / REPORT}")
         return 0
     evaluator = evaluator_of(args.checkpoint)
-    results_file(evaluator.checkpoint, args.output)  # tried before anything is computed
+    results_file(evaluator.checkpoint, args.output, args.split)  # tried before anything is computed
     window, stride = evaluator.window, evaluator.options.stride
     say(f"{evaluator.checkpoint.name}: window {window}, stride {stride or window}")
     results = evaluator.run(tasks)

@@ -171,8 +171,7 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         # Trainer: HuggingFace's, with our forward pass, optimizer and callbacks. The folder now says what it is.
         trainer = build_trainer(config, model, data, start.runtime, run_dir, start)
         start.total_steps = trainer.total_steps
-        documents = DataProcessor(config.data).held_out_documents(data.split_fingerprint)
-        open_run_folder(trainer, start, data, run_dir, documents)
+        open_run_folder(trainer, start, data, run_dir, *DataProcessor(config.data).set_aside(data.split_fingerprint))
 
     # Train.
     run_training(trainer, start.checkpoint, signals)
@@ -292,7 +291,7 @@ def build_trainer(
     if sums is not None:
         sums.read()  # of the timed steps
     plan = count_steps(measured, len(train_set), distributed.world_size())
-    for note in plan.notes:
+    for note in [*plan.notes, *getattr(train_set, "lines", list)()]:
         say(note)
     train_set = apply_curriculum(config, data, train_set, plan.total_steps, run_dir)
 

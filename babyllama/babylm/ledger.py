@@ -59,6 +59,8 @@ def rows(ledger: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the ledger as (what, how much) for table, form and card."""
     found = [(f"domain {name}", f"{words:,} words trained on") for name, words in sorted(ledger["domains"].items())]
     found.append(("training text", f"{ledger['words']:,} words after cleaning, without the held-out part"))
+    if ledger.get("bytes_over_premium"):
+        found.append(("content", f"{ledger['bytes']:,} bytes, {ledger['bytes_over_premium']:,} over the byte premium"))
     if ledger["raw_words"] is not None:
         found.append(("training files, raw", f"{ledger['raw_words']:,} words"))
     found.append(("shown", f"{ledger['words_seen']:,} words in {ledger['epochs']:g} epochs"))

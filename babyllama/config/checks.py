@@ -123,6 +123,22 @@ def _recipe_checks(config: Config) -> list[str]:
     if cut and not 2 <= cut[0] <= cut[1] <= config.data.seq_length:
         length = config.data.seq_length
         found.append(f"data.segment_tokens: {list(cut)}: shortest and longest, from 2 to seq_length {length}")
+    return [*found, *_mix_checks(config)]
+
+
+def _mix_checks(config: Config) -> list[str]:
+    data, found = config.data, []
+    if data.mix is None and data.mix_temperature is None:
+        return []
+    key = "data.mix" if data.mix is not None else "data.mix_temperature"
+    if data.mix is not None and data.mix_temperature is not None:
+        found.append("data.mix, data.mix_temperature: both set; choose one")
+    if data.mix is not None and not sum(data.mix.values()):
+        found.append("data.mix: no weight above 0")
+    if config.curriculum is not None:
+        found.append(f"{key}: not with a curriculum: both say in which order text is shown")
+    if data.segment_tokens is not None:
+        found.append(f"{key}: not with data.segment_tokens: segments are cut over all domains")
     return found
 
 

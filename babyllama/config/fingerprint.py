@@ -37,9 +37,10 @@ BOOKKEEPING = {
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }
+LATER = {"holdout_by", "test", "mix", "mix_temperature"}
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
-    "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise"},
+    "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise", *LATER},
     "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "average_epochs", "max_minutes"},
 }
 LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ WANDB_ID = "wandb_id.txt"
 CURRICULUM = "curriculum.json"
 AVERAGES, MEANS = "ema_", "mean_"  # folders of a run: exponential averages, means over epochs
 AVERAGES_FILE = "weight_averages.safetensors"  # a file of each checkpoint
-HELD_OUT_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "text_hashes.npz"
+HELD_OUT_TEXT, TEST_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "test.jsonl.gz", "text_hashes.npz"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -28,6 +30,7 @@ EVALUATION_RESULTS = "evaluation_results.json"
 EVALUATION_ITEMS = "evaluation_items.jsonl.gz"
 EVALUATION_PLOTS = "evaluation_plots.png"
 SAMPLES = "generation_samples.txt"
+TEST_RESULTS = "test_results"  # a folder: what `evaluate.py RUN --split test` found
 MILESTONE, MILESTONE_RESULTS = "milestone.json", "milestone_results.json"
 BABYLM_RESULTS = "babylm_results.json"
 REPORT = "report.html"
@@ -50,6 +53,7 @@ RUN_FILES = (
     WANDB_ID,
     CURRICULUM,
     HELD_OUT_TEXT,
+    TEST_TEXT,
     TEXT_HASHES,
     MILESTONE_RESULTS,
     BABYLM_RESULTS,
@@ -57,7 +61,11 @@ RUN_FILES = (
     EVALUATION_ITEMS,
     EVALUATION_PLOTS,
     SAMPLES,
+    TEST_RESULTS,
 )
+
+LONGEST_STEM = 120  # bytes of a corpus's part of a run's name: a file system takes 255 of a folder's
+_JOINERS = "\u200c\u200d"  # zero-width, but they tell words of Persian and of Indic scripts apart
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The folder of main.py and config/: beside the package in a clone, babyllama/app in a wheel.
@@ -103,10 +111,13 @@ def run_name(config: Config) -> str:
 
 
 def corpus_stem(train_path: str) -> str:
-    """Return a short name for a corpus path.
+    """Return a short name for a corpus path, of the letters, marks and digits of any script.
 
-    >>> corpus_stem("../corpora/babylm_like/"), corpus_stem("hf:org/Name:en")
-    ('babylm_like', 'Name-en')
+    Where other characters than punctuation of ASCII and blanks are left out, or a name is long, six digits of its hash
+    keep it apart from others.
+
+    >>> corpus_stem("../corpora/babylm_like/"), corpus_stem("hf:org/Name:en"), corpus_stem("हिन्दी.txt")
+    ('babylm_like', 'Name-en', 'हिन्दी')
     """
     if train_path.startswith("hf:"):
         stem = train_path.removeprefix("hf:").split("/")[-1].replace(":", "-")
@@ -114,7 +125,14 @@ def corpus_stem(train_path: str) -> str:
         path = Path(train_path)
         stem = path.parent.name if any(c in path.name for c in "*?[") else path.name
         stem = stem.split(".")[0] or path.resolve().name
-    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "text"
+    stem = unicodedata.normalize("NFC", stem.encode("utf-8", "replace").decode())  # macOS takes letters apart
+    kept = "".join(c if c in "_-" or unicodedata.category(c)[0] in "LMN" or c in _JOINERS else " " for c in stem)
+    name = re.sub(r"\s+", "_", kept).strip("_")
+    lost = any(k == " " and not c.isspace() and not c.isascii() for k, c in zip(kept, stem, strict=True))
+    while len(name.encode()) > LONGEST_STEM:
+        name, lost = name[:-1], True
+    digest = hashlib.sha256(stem.encode()).hexdigest()[:6]
+    return (f"{name}-{digest}".lstrip("-") if lost else name) or "text"
 
 
 def run_dir(config: Config) -> Path:

@@ -88,6 +88,14 @@ class DataConfig(Section):
     """Held-out text. Unset: the folder's own *.dev files; where there are none, `holdout` of the documents."""
     holdout: float = Field(0.05, gt=0, lt=0.5)
     """Share of whole documents held out (never trained on) where the source has no *.dev files."""
+    holdout_by: Literal["document", "file"] = "document"
+    """What is held out as a whole: documents, or files (no file then stands on both sides)."""
+    test: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the training text that is set aside for `evaluate.py RUN --split test`; no run sees or chooses by it."""
+    mix: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each domain in training, by tokens: {childes: 2, wikipedia: 1}; 0 leaves one out; unset: as it is."""
+    mix_temperature: Annotated[float, Field(gt=0)] | None = None
+    """Weights by size: a domain of n tokens gets n^(1/T); 1 is the text as it is, more flattens it."""
     tokenizer_path: str | None = None
     """A tokenizer folder, or one tokenizers file ending in .json. Unset: trained on the training text and cached."""
     tokenizer_output: str | None = None

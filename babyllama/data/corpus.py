@@ -19,12 +19,13 @@ import numpy as np
 
 from babyllama.common.cache_folders import Building, content_key, read_sealed, seal
 from babyllama.common.console import transfer
-from babyllama.common.errors import ConfigError
+from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.glibc_memory import give_back_memory
 from babyllama.common.process_pool import WorkerLost
 from babyllama.data.documents import Document
-from babyllama.data.splits import held_out_places, part_document
-from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TRAIN, UNUSED, Selection, TextShards
+from babyllama.data.held_out.rule import SplitRule
+from babyllama.data.splits import part_document
+from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TEST, TRAIN, UNUSED, Selection, TextShards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,20 +66,28 @@ class CorpusText:
         self.train = TextShards(folder / "train")
         self.valid = self.train
 
-    def collect(self, train: Source, valid: Source | None, *, share: float, max_words: int | None) -> None:
+    def collect(self, train: Source, valid: Source | None, *, rule: SplitRule, max_words: int | None) -> None:
         """Read and clean what is not there yet, and mark every document.
 
         Args:
             train: The training text.
-            valid: The held-out text; None: `share` of the training text's documents are held out.
-            share: See `splits.hold_out`.
+            valid: The held-out text; None: the rule holds out some of the training text.
+            rule: What of the training text is held out, and what is set aside as a test.
             max_words: See `splits.at_most_words`.
+
+        Raises:
+            DataError: The rule finds too little to set aside.
         """
-        self._fill(self.train, train, max_words if valid is not None else None)
-        if valid is None:
-            self._hold_out(share, max_words)
+        self._fill(self.train, train, max_words if valid is not None and not rule.test else None)
+        if len(self.train.words) == 1 and valid is None and rule.by == "document":
+            self._part(rule)
             return
-        self.train.mark(_first_words(self.train.words, np.ones(len(self.train.words), dtype=bool), max_words))
+        marks = rule.marks(self.train.sources)
+        if rule.test and len(marks) and not (marks == TEST).any():
+            raise DataError(f"data.test: {rule.test} of {len(marks):,} documents is none; raise it")
+        self.train.mark(np.where(marks == TRAIN, _first_words(self.train.words, marks == TRAIN, max_words), marks))
+        if valid is None:
+            return
         self.valid = TextShards(self.folder / "valid")
         self._fill(self.valid, valid, None)
         self.valid.mark(np.full(len(self.valid.words), HELD, dtype=np.uint8))
@@ -97,21 +106,14 @@ class CorpusText:
             )
         shards.finish(source.rules)
 
-    def _hold_out(self, share: float, max_words: int | None) -> None:
-        if len(self.train.words) == 1:
-            self._part(share)
-            return
-        held = held_out_places(len(self.train.words), share)
-        marks = _first_words(self.train.words, ~held, max_words)
-        marks[held] = HELD
-        self.train.mark(marks)
-
-    def _part(self, share: float) -> None:
+    def _part(self, rule: SplitRule) -> None:
         """A corpus of one document becomes two."""
+        if rule.test:
+            raise DataError("data.test: the text is one document; nothing can be set aside")
         (whole,) = self.train.everything()
         rules = self.train.rules
         self.train = self.valid = TextShards(self.folder / "parted")
-        self.train.write(part_document(whole, share), rules)
+        self.train.write(part_document(whole, rule.share), rules)
         self.train.mark(np.array([TRAIN, HELD][: len(self.train.words)], dtype=np.uint8))
 
     @property
@@ -137,6 +139,11 @@ class CorpusText:
             chosen = wanted & (count % every == 0)
             yield from (document.text for document in self.train.documents(number, chosen))
             seen(int(self.train.indexes[number].bytes[chosen].sum()))
+
+    def test(self) -> Iterator[Document]:
+        """Yield the documents that are set aside, in order."""
+        for number, wanted in self.train.marked(TEST):
+            yield from self.train.documents(number, wanted)
 
     def held_out(self) -> Iterator[Document]:
         """Yield the held-out documents in order."""
@@ -193,20 +200,26 @@ def sample_step(total_bytes: int) -> int:
     return max(1, -(-total_bytes // SAMPLE_BYTES))
 
 
-def held_out_folder(cache: Path, split_fingerprint: str) -> Path:
-    """Return where the held-out documents of a text are kept."""
-    return cache / "held_out" / content_key(split_fingerprint)
+def held_out_folder(cache: Path, split_fingerprint: str, *, test: bool = False) -> Path:
+    """Return where the held-out documents of a text are kept, or those that are set aside as a test."""
+    return cache / "held_out" / content_key(split_fingerprint, *["test"] * test)
 
 
-def keep_held_out(folder: Path, documents: Iterable[Document], rules: dict[str, str]) -> None:
-    """Write held-out documents where `kept_held_out` finds them."""
-    with Building(folder) as temporary:
-        TextShards(temporary).write(documents, rules)
-        seal(temporary, {})
+def keep_held_out(text: CorpusText, cache: Path, split_fingerprint: str, *, test: bool) -> None:
+    """Write the held-out documents, and those that are set aside, where `kept_held_out` finds them."""
+    for is_test, documents in ((False, text.held_out), *([(True, text.test)] if test else [])):
+        folder = held_out_folder(cache, split_fingerprint, test=is_test)
+        if read_sealed(folder) is None:
+            with Building(folder) as temporary:
+                TextShards(temporary).write(documents(), text.rules)
+                seal(temporary, {})
 
 
-def kept_held_out(folder: Path) -> tuple[list[Document], dict[str, str]] | None:
+def kept_held_out(
+    cache: Path, split_fingerprint: str, *, test: bool = False
+) -> tuple[list[Document], dict[str, str]] | None:
     """Held-out documents and rules, None where they were not kept or are damaged."""
+    folder = held_out_folder(cache, split_fingerprint, test=test)
     shards = TextShards(folder)
     if read_sealed(folder) is None or not shards.complete():
         return None

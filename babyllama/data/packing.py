@@ -18,6 +18,7 @@ up a training (`python -m tests.speed.data_speed`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.utils.data import Dataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.data.variation.input_noise import InputNoise
 from babyllama.data.variation.layout import Layout, whole_documents
+from babyllama.data.variation.mixing import mix_weights, mixed
 from babyllama.data.variation.segments import Segmenter
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         reshuffle: Read the documents in another seeded order in each epoch from the second on.
         segments: Cuts the documents anew in each epoch; its pieces have an order of their own.
         noise: Replaces some of the input tokens.
+        documents: Numbers of the documents to pack; None: all.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         reshuffle: bool = False,
         segments: Segmenter | None = None,
         noise: InputNoise | None = None,
+        documents: np.ndarray | None = None,
     ) -> None:
         self.tokens, self.starts = split.tokens, split.starts
+        self.documents = np.arange(len(split.starts) - 1) if documents is None else documents
         self.seq_length = seq_length
         self.pad_id = pad_id
         self.seed = seed
@@ -92,7 +97,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
     def _arrange(self, epoch: int) -> Layout:
         if self.segments is not None:
             return Layout(self.segments.pieces(epoch, self._room), self.starts)
-        order = np.arange(len(self.starts) - 1)
+        order = self.documents.copy()
         if self.shuffle:
             seed = [self.seed, epoch, _ORDER] if epoch else self.seed  # the first epoch's order is the one of all
             np.random.Generator(np.random.PCG64(seed)).shuffle(order)
@@ -181,16 +186,21 @@ def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
         shortest, longest = keys.segment_tokens
         sizes = {"shortest": shortest, "longest": longest, "share": keys.segment_share}
         segments = Segmenter(data.train, data.tokenizer, **sizes, seed=seed)
-    train_set = PackedDataset(
+    packed = partial(
+        PackedDataset,
         data.train,
         length,
         pad_id=pad,
         seed=seed,
         shuffle=True,
         random_offset=keys.random_offset,
-        multiple_of=config.training.batch_size,
         reshuffle=keys.reshuffle_documents,
         segments=segments,
         noise=InputNoise(keys.input_noise, data.tokenizer, seed) if keys.input_noise else None,
     )
+    weights = mix_weights(keys, data.train)
+    if weights is None:
+        train_set = packed(multiple_of=config.training.batch_size)
+    else:
+        train_set = mixed(data.train, weights, packed, seed=seed, multiple_of=config.training.batch_size)
     return train_set, PackedDataset(data.valid, length, pad_id=pad)

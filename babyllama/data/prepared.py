@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from babyllama.common.cache_folders import Building, content_key, read_sealed, seal
 from babyllama.common.errors import ConfigError
 from babyllama.common.file_hashes import file_hash
 from babyllama.common.files import read_json, write_text_atomic
@@ -112,6 +114,46 @@ def missing_tokenizer(path: Path) -> ConfigError:
         f"data.tokenizer_path: {path}: no such file or folder; {hint}"
         "To train one on this text and keep it there: data.tokenizer_output."
     )
+
+
+def find_tokenizer(
+    data: DataConfig, cache: Path, split: str, train: Callable[[], PreTrainedTokenizerFast]
+) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """Return the tokenizer of `data.tokenizer_path`, or one that is trained once and cached, and lines for the user.
+
+    Args:
+        data: The configuration's section.
+        cache: The cache folder.
+        split: The text's `split_fingerprint`, of which the tokenizer's key is made.
+        train: Trains a tokenizer on the text.
+
+    Raises:
+        ConfigError: The tokenizer is not there or cannot be used.
+    """
+    from babyllama.data.tokenizer import load_tokenizer, save_tokenizer
+
+    # A given one.
+    given, output = data.tokenizer_path, data.tokenizer_output
+    path = Path(given or output).expanduser() if given or output else None
+    if given and not path.exists():
+        raise missing_tokenizer(path)
+    if path is not None and path.exists():
+        tokenizer = load_tokenizer(path)
+        foreign = tokenizer_text(path) != split
+        return tokenizer, [f"tokenizer: {path} was trained on other text than this run's"] if foreign else []
+
+    # The text's own, from the cache or trained now.
+    folder = cache / "tokenizers" / content_key(split, data.vocab_size, *["prefix space"] * data.prefix_space)
+    if read_sealed(folder) is not None:
+        tokenizer = load_tokenizer(folder)
+    else:
+        tokenizer = train()
+        with Building(folder) as temporary:
+            save_tokenizer(tokenizer, temporary)
+            seal(temporary, {})
+    if path is not None:
+        keep_tokenizer(tokenizer, path, split)
+    return tokenizer, []
 
 
 def keep_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path, split: str) -> None:

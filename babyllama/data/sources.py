@@ -72,6 +72,20 @@ def total_bytes(path: str, split: str) -> int | None:
     return sum(file.stat().st_size for file in files)
 
 
+def file_sizes(path: str) -> dict[str, int]:
+    """Bytes of the training files by name; those of one name together.
+
+    Raises:
+        DataError: The text is in no files.
+    """
+    if path == "synthetic" or path.startswith("hf:"):
+        raise DataError(f"data.holdout_by: file: {path} is in no files; set data.holdout_by: document")
+    sizes: dict[str, int] = {}
+    for file in find_files(path, "train"):
+        sizes[file.name] = sizes.get(file.name, 0) + file.stat().st_size
+    return sizes
+
+
 def _why_missing(place: Path) -> str:
     if place.is_symlink():
         return "a link that leads nowhere"

@@ -30,7 +30,7 @@ from babyllama.data.documents import Document
 from babyllama.data.words import count_words
 
 SHARD_CHARACTERS = 2_000_000  # enough for a worker's second, small beside a corpus
-UNUSED, TRAIN, HELD = 0, 1, 2
+UNUSED, TRAIN, HELD, TEST = 0, 1, 2, 3  # marks of documents
 Raw = tuple[str, str, str, bool]  # text, domain, source, whether it is to be cleaned
 Batch = tuple[int, list[Raw]]
 
@@ -176,6 +176,11 @@ class TextShards:
     def words(self) -> np.ndarray:
         """(D,) words of all documents."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *(index.words for index in self.indexes)])
+
+    @property
+    def sources(self) -> list[str]:
+        """The file's name of each document."""
+        return [index.sources[number] for index in self.indexes for number in index.source_ids.tolist()]
 
     def mark(self, marks: np.ndarray) -> None:
         """Give all D documents their marks."""

@@ -19,6 +19,8 @@ class EvaluationOptions(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     eval_data: list[str] = Field(default_factory=list)
     """Texts to score as they are (files, folders); none: the run's own held-out set."""
+    split: Literal["dev", "test"] = "dev"
+    """Which text of the run is scored: what it held out, or what `data.test` set aside and nothing was chosen by."""
     minimal_pairs: list[str] = Field(default_factory=list)
     """Minimal pairs: folders or files of JSONL, CSV or TSV, or NAME=PATH."""
     pair_ids: str | None = None
@@ -44,6 +46,16 @@ class EvaluationOptions(Section):
     screen_pairs: bool = False
     """Score minimal pairs in bfloat16 first and narrow ones again in float32: faster, the same choices."""
 
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the run's own held-out set is scored."""
+        return not self.eval_data and self.split == "dev"
+
+    @property
+    def split_name(self) -> str:
+        """How a person calls the text of the run that is scored."""
+        return "test set" if self.split == "test" else "held-out set"
+
     def changed(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
         return {name: getattr(self, name) for name in self.model_fields_set}
@@ -68,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     """Add the flags of `evaluate.py` to a parser; their help is the options' own."""
     parser.add_argument("checkpoint", help="a local model folder")
     parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help=_help("eval_data"))
+    parser.add_argument("--split", choices=["dev", "test"], default="dev", help=_help("split"))
     parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="[NAME=]PATH", help=_help("minimal_pairs"))
     parser.add_argument("--pair-ids", metavar="FILE", help=_help("pair_ids"))
     parser.add_argument("--pairs-half", choices=["even", "odd"], help=_help("pairs_half"))
@@ -105,6 +118,8 @@ def options_of(args: argparse.Namespace) -> EvaluationOptions:
 
     if args.batch_size != "auto" and (not args.batch_size.isdigit() or int(args.batch_size) < 1):
         raise ConfigError(f"--batch-size: {args.batch_size!r}: auto or a positive number")
+    if args.split == "test" and (args.eval_data or args.milestones):
+        raise ConfigError("--split test: the run's own test share and finished model: no --eval-data, no --milestones")
     given: dict[str, Any] = {
         name: getattr(args, name) for name in EvaluationOptions.model_fields if hasattr(args, name)
     }

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from babyllama.config.yaml_reader import read_yaml
 from babyllama.data.epoch_order import epoch_order
 from babyllama.models.fsdp import is_sharded, whole_weights
 from babyllama.models.older_readers import write_old_names
-from babyllama.research.word_counts import WordCounter
+from babyllama.research.word_counts import counter_of
 
 PREFIX = "chck_"
 SCHEDULES = PRESETS / "milestones"
@@ -51,12 +52,14 @@ class Milestone:
         step: Optimizer steps done.
         words: Words seen by then: the target, or up to a step's words more; for a milestone that the run ends just
             below of, the words of the whole run.
+        domains: The same words by domain; None where they were not told apart.
     """
 
     name: str
     target: int
     step: int
     words: int
+    domains: dict[str, int] | None = None
 
 
 def targets_of(wanted: list[int] | str) -> list[int]:
@@ -103,22 +106,36 @@ def schedule_milestones(targets: list[int], words_per_step: np.ndarray) -> list[
     return found
 
 
-def words_per_step(train_set: Any, counter: WordCounter, batch_size: int, total_steps: int, seed: int) -> np.ndarray:
-    """(total_steps,) int64: words that each optimizer step shows, by the order that the training will take.
+def words_per_step(
+    train_set: Any, of_epoch: Callable[[int], np.ndarray], size: int, steps: int, seed: int
+) -> np.ndarray:
+    """(steps,) or (steps, domains) int64: words that each optimizer step shows, by the order that the training takes.
 
     Args:
         train_set: The training set as the Trainer gets it.
-        counter: Counter of the words in the packed chunks.
-        batch_size: Chunks of a step, over all devices.
-        total_steps: Optimizer steps of the whole run.
+        of_epoch: Words of each chunk of an epoch: `of_chunks` or `by_domain` of a counter (word_counts.py).
+        size: Chunks of a step, over all devices.
+        steps: Optimizer steps of the whole run.
         seed: `training.seed`.
     """
-    per_epoch = len(train_set) // batch_size
-    epochs = [
-        counter.of_chunks(epoch)[epoch_order(train_set, seed, epoch)].reshape(-1, batch_size).sum(axis=1)
-        for epoch in range(-(-total_steps // per_epoch))
-    ]
-    return np.concatenate(epochs)[:total_steps]
+    per_epoch = len(train_set) // size
+    epochs = []
+    for epoch in range(-(-steps // per_epoch)):
+        words = of_epoch(epoch)[epoch_order(train_set, seed, epoch)]
+        epochs.append(words.reshape(per_epoch, size, *words.shape[1:]).sum(axis=1))
+    return np.concatenate(epochs)[:steps]
+
+
+def with_domains(milestones: list[Milestone], by_step: np.ndarray, names: Sequence[str]) -> list[Milestone]:
+    """Tell each milestone's words apart by domain; they add up to its words.
+
+    Args:
+        milestones: Result of `schedule_milestones`.
+        by_step: (steps, domains) words of each step.
+        names: Names of the domains.
+    """
+    seen = np.cumsum(by_step, axis=0)
+    return [replace(m, domains=dict(zip(names, seen[m.step - 1].tolist(), strict=True))) for m in milestones]
 
 
 class MilestoneSaver(TrainerCallback):
@@ -201,10 +218,11 @@ def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total
         return
     targets = targets_of(config.training.save_words)
     train_set = trainer.train_dataset
-    counter = WordCounter(getattr(train_set, "dataset", train_set), data.train, data.tokenizer)
-    size, seed = config.training.batch_size, config.training.seed
-    words = words_per_step(train_set, counter, size, total_steps, seed)
-    milestones = schedule_milestones(targets, words)
+    counter = counter_of(train_set, data.train, data.tokenizer)
+    options = {"size": config.training.batch_size, "steps": total_steps, "seed": config.training.seed}
+    words = words_per_step(train_set, counter.of_chunks, **options)
+    by_domain = words_per_step(train_set, counter.by_domain, **options)
+    milestones = with_domains(schedule_milestones(targets, words), by_domain, data.train.domains)
     for milestone in milestones:
         short = milestone.target - milestone.words
         below = f", {short:,} below its name: the run ends there" if short > 0 else ""
@@ -226,5 +244,6 @@ def saved_milestones(run_dir: Path) -> list[tuple[Path, Milestone]]:
     found = []
     for path in run_dir.glob(f"{PREFIX}*/{MILESTONE}"):
         facts = read_json(path)
-        found.append((path.parent, Milestone(facts["name"], facts["target"], facts["step"], facts["words"])))
+        known = {name: facts[name] for name in ("name", "target", "step", "words")}
+        found.append((path.parent, Milestone(**known, domains=facts.get("domains"))))
     return sorted(found, key=lambda pair: pair[1].target)

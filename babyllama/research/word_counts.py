@@ -25,6 +25,7 @@ import numpy as np
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.data.tokenizer import token_bytes
+from babyllama.data.variation.mixing import MixedDataset
 from babyllama.data.words import word_starts
 
 BLOCK_TOKENS = 4_000_000
@@ -89,27 +90,85 @@ class WordCounter:
         dataset: The chunks.
         split: Tokens whose words are counted.
         tokenizer: Tokenizer that made the tokens.
+        begins: Result of `word_begins`, where it is there already.
     """
 
-    def __init__(self, dataset: PackedDataset, split: TokenSplit, tokenizer: Any) -> None:
-        self.dataset, self.begins = dataset, word_begins(split, tokenizer)
-        self._stream: tuple[int, np.ndarray] | None = None  # of the layout used last
+    def __init__(
+        self, dataset: PackedDataset, split: TokenSplit, tokenizer: Any, begins: np.ndarray | None = None
+    ) -> None:
+        self.dataset, self.split = dataset, split
+        self.begins = word_begins(split, tokenizer) if begins is None else begins
+        self._stream: tuple[int, np.ndarray, np.ndarray] | None = None  # of the layout used last
 
     def of_chunks(self, epoch: int) -> np.ndarray:
         """(chunks,) int64: words that begin in each chunk of an epoch."""
-        offset, layout = self.dataset.layout_key(epoch)
-        if self._stream is None or self._stream[0] != layout:
-            self._stream = layout, self._in_stream_order(epoch)
-        stream, length = self._stream[1], self.dataset.seq_length
-        padding = np.zeros(len(self.dataset) * length - len(stream), dtype=np.uint8)
-        turned = np.concatenate([stream[offset:], stream[:offset], padding])
-        return turned.reshape(-1, length).sum(axis=1, dtype=np.int64)
+        return self._turned(epoch, self._of_layout(epoch)[0]).reshape(-1, self.dataset.seq_length).sum(1, np.int64)
 
-    def _in_stream_order(self, epoch: int) -> np.ndarray:
-        """Words that begin at each position of an epoch's stream; none at a `<s>` or `</s>`."""
-        layout = self.dataset.layout(epoch)
-        stream = np.empty(layout.total, dtype=self.begins.dtype)
-        for start in range(0, layout.total, BLOCK_TOKENS):
-            part = np.arange(start, min(start + BLOCK_TOKENS, layout.total))
-            stream[start : start + len(part)] = self.begins[layout.places(part)[0]]
-        return stream
+    def by_domain(self, epoch: int) -> np.ndarray:
+        """(chunks, domains) int64: the same, told apart by domain."""
+        words, domains = (self._turned(epoch, values) for values in self._of_layout(epoch))
+        chunks = np.arange(len(words)) // self.dataset.seq_length
+        count = len(self.split.domains)
+        places = chunks * count + domains
+        found = np.bincount(places, weights=words, minlength=len(self.dataset) * count)
+        return found.astype(np.int64).reshape(-1, count)
+
+    def _turned(self, epoch: int, stream: np.ndarray) -> np.ndarray:
+        """A stream's values as an epoch's chunks have them: from its offset on and around, padded with 0."""
+        offset, _ = self.dataset.layout_key(epoch)
+        padding = np.zeros(len(self.dataset) * self.dataset.seq_length - len(stream), dtype=stream.dtype)
+        return np.concatenate([stream[offset:], stream[:offset], padding])
+
+    def _of_layout(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Words that begin at each position of an epoch's stream (none at a `<s>` or `</s>`), and its domain."""
+        _, key = self.dataset.layout_key(epoch)
+        if self._stream is None or self._stream[0] != key:
+            layout = self.dataset.layout(epoch)
+            words = np.empty(layout.total, dtype=self.begins.dtype)
+            domains = np.empty(layout.total, dtype=np.int16)
+            for start in range(0, layout.total, BLOCK_TOKENS):
+                part = np.arange(start, min(start + BLOCK_TOKENS, layout.total))
+                places, documents, _ = layout.places(part)
+                words[start : start + len(part)] = self.begins[places]
+                domains[start : start + len(part)] = self.split.domain_ids[documents]
+            self._stream = key, words, domains
+        return self._stream[1], self._stream[2]
+
+
+class MixedWordCounter:
+    """Words of the places of a mixture: those of the chunks that stand there.
+
+    Args:
+        dataset: The mixture.
+        split: Tokens whose words are counted.
+        tokenizer: Tokenizer that made the tokens.
+    """
+
+    def __init__(self, dataset: MixedDataset, split: TokenSplit, tokenizer: Any) -> None:
+        begins = word_begins(split, tokenizer)
+        self.dataset, self.split = dataset, split
+        self.counters = [WordCounter(part, split, tokenizer, begins) for part in dataset.parts]
+
+    def of_chunks(self, epoch: int) -> np.ndarray:
+        """(chunks,) int64: words at each place of an epoch."""
+        parts, passes, chunks = self.dataset.places(epoch)
+        found = np.zeros(len(parts), dtype=np.int64)
+        for part, number in sorted(set(zip(parts.tolist(), passes.tolist(), strict=True))):
+            here = (parts == part) & (passes == number)
+            found[here] = self.counters[part].of_chunks(number)[chunks[here]]
+        return found
+
+    def by_domain(self, epoch: int) -> np.ndarray:
+        """(chunks, domains) int64: the same; a place has words of one domain."""
+        parts, words = self.dataset.places(epoch)[0], self.of_chunks(epoch)
+        found = np.zeros((len(parts), len(self.split.domains)), dtype=np.int64)
+        numbers = np.array([self.split.domains.index(name) for name in self.dataset.names])
+        found[np.arange(len(parts)), numbers[parts]] = words
+        return found
+
+
+def counter_of(train_set: Any, split: TokenSplit, tokenizer: Any) -> WordCounter | MixedWordCounter:
+    """The counter of a training set as the Trainer gets it: packed chunks, a mixture, or a curriculum over chunks."""
+    dataset = getattr(train_set, "dataset", train_set)
+    kind = MixedWordCounter if isinstance(dataset, MixedDataset) else WordCounter
+    return kind(dataset, split, tokenizer)

@@ -74,12 +74,20 @@ def training_metrics(
         "data_fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,
         "document_rules": data.rules,
+        **_mixture(trainer),
         LEDGER: word_ledger(config, data, epoch, round(epoch * trainer.epoch_words)),
         "runtime": trainer.runtime.to_dict(),
         "command": command,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": True,
     }
+
+
+def _mixture(trainer: BabyTrainer) -> dict[str, Any]:
+    """What a mixture of domains has shown of each; nothing where the text was not mixed."""
+    shown = getattr(trainer.train_dataset, "shown", None)
+    chunks = trainer.state.global_step * trainer.training_config.batch_size
+    return {} if shown is None else {"mix": shown(chunks)}
 
 
 def _logged_speed(trainer: BabyTrainer) -> float | None:

@@ -214,6 +214,7 @@ def open_run_folder(
     data: PreparedData,
     run_dir: Path,
     held_out: Sequence[Document],
+    test: Sequence[Document],
 ) -> None:
     """Write what the run is and what it holds out into its folder; let the trainer guard its checkpoints, log to W&B.
 
@@ -223,6 +224,7 @@ def open_run_folder(
         data: The prepared text.
         run_dir: The run folder, locked.
         held_out: The held-out documents.
+        test: The documents that `data.test` sets aside.
     """
     from babyllama.data.held_out.kept import keep_text
     from babyllama.training.callbacks import CheckpointGuard
@@ -239,4 +241,4 @@ def open_run_folder(
         write_json(run_dir / RUN_FINGERPRINT, fingerprint)
         save_config(config, run_dir / TRAINING_CONFIG)
         data.tokenizer.save_pretrained(run_dir)
-        keep_text(run_dir, data, held_out)
+        keep_text(run_dir, data, held_out, test)

@@ -94,8 +94,9 @@ class BabyTrainer(Trainer):
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
         self.curve_chunks = min(curve_chunks, len(self.valid))
-        self.epoch_tokens = len(data.train.tokens)
-        self.epoch_words = int(data.train.words.sum())
+        mixed = kwargs["train_dataset"]  # a mixture shows other text in an epoch than there is
+        self.epoch_tokens = getattr(mixed, "epoch_tokens", len(data.train.tokens))
+        self.epoch_words = getattr(mixed, "epoch_words", int(data.train.words.sum()))
         self.tokens_per_step = config.training.batch_size * config.data.seq_length
         self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
         self.last_good_checkpoint: Path | None = None

@@ -1,8 +1,11 @@
-"""The word ledger: which text a model, its tokenizer and its teachers have seen, in whitespace-separated words.
+"""The word ledger: which text a model, its tokenizer and its teachers have seen, in words and bytes over the premium.
 
 Word budgets (BabyLM's and others') count the raw text as it stands in the files, before cleaning, and everything that
 saw text. The ledger lists the training files with their hashes and words, the words per domain, the epochs and the
 words shown, and the same of every teacher, as far as its own record says. It is written into training_metrics.json.
+
+Beside words stand bytes, and bytes over the byte premium of each domain's language (babyllama/data/languages): a budget
+in words means little in Finnish and nothing in Chinese.
 """
 
 from __future__ import annotations
@@ -17,24 +20,31 @@ from babyllama.common.file_hashes import file_hash
 from babyllama.common.files import read_json
 from babyllama.config.run_layout import TRAINING_CONFIG, TRAINING_METRICS
 from babyllama.config.schema import Config
-from babyllama.data.cleaners import domain_of
-from babyllama.data.sources import find_files, is_record_file, read_documents, read_lines
+from babyllama.data.languages.content import content, total_over_premium
+from babyllama.data.sources import domain_of_file, find_files, is_record_file, read_documents, read_lines
 
 if TYPE_CHECKING:
     from babyllama.data.prepared import PreparedData
 
 OWN_TEXT = "the training text"
 LEDGER = "ledger"
+MOST_DOMAINS = 30  # above, all are taken together: a corpus of 1,500 files has as many domains
+SAMPLE_DOCUMENTS, SAMPLE_TOKENS = 50, 200  # of a domain, to tell its language
 
 
-def raw_words(path: Path, errors: str = "strict") -> int:
+def raw_words(path: Path, errors: str = "strict", key: str = "text") -> int:
     """Whitespace-separated words of a file as it stands, markup and labels included.
+
+    Args:
+        path: The file.
+        errors: See `sources.read_lines`.
+        key: Name of the key or column that holds the text, where the file has names.
 
     Raises:
         DataError: The file cannot be read.
     """
     if is_record_file(path):
-        return sum(len(document.text.split()) for document in read_documents(path, errors)[1])
+        return sum(len(document.text.split()) for document in read_documents(path, errors, key)[1])
     return sum(len(line.split()) for line in read_lines(path, errors))
 
 
@@ -47,9 +57,9 @@ def training_files(config: Config) -> list[dict[str, Any]]:
     return [
         {
             "name": path.name,
-            "domain": domain_of(path),
+            "domain": domain_of_file(path),
             "sha256": file_hash(path, records),
-            "words": raw_words(path, config.data.encoding_errors),
+            "words": raw_words(path, config.data.encoding_errors, config.data.text_key),
         }
         for path in find_files(source, "train")
     ]
@@ -62,6 +72,28 @@ def words_by_domain(data: PreparedData) -> dict[str, int]:
     return {name: int(count) for name, count in zip(split.domains, counts, strict=True)}
 
 
+def content_by_domain(data: PreparedData) -> dict[str, dict[str, Any]]:
+    """Return bytes, language, script and bytes over the byte premium of the training documents of each domain.
+
+    Of more than MOST_DOMAINS domains all are taken together, under the name `*`.
+    """
+    split = data.train
+    together = len(split.domains) > MOST_DOMAINS
+    found = {}
+    for number, name in enumerate(["*"] if together else split.domains):
+        documents = np.arange(len(split.bytes)) if together else np.flatnonzero(split.domain_ids == number)
+        found[name] = content(int(split.bytes[documents].sum()), _sample(data, documents))
+    return found
+
+
+def _sample(data: PreparedData, documents: np.ndarray) -> list[str]:
+    """Return beginnings of evenly spread documents."""
+    split = data.train
+    chosen = documents[:: max(1, len(documents) // SAMPLE_DOCUMENTS)][:SAMPLE_DOCUMENTS]
+    spans = [(int(split.starts[d]) + 1, int(split.starts[d + 1]) - 1) for d in chosen.tolist()]  # without <s>, </s>
+    return [data.tokenizer.decode(split.tokens[a : min(a + SAMPLE_TOKENS, b)].tolist()) for a, b in spans]
+
+
 def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: int) -> dict[str, Any]:
     """Assemble the ledger of a run.
 
@@ -72,15 +104,19 @@ def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: i
         words_seen: Words shown in training, repetitions counted.
 
     Returns:
-        domains (words trained on), words, files, raw_words (None where the text is in no files), epochs, words_seen,
-        tokenizer, init_from and teachers.
+        domains (words trained on), words, content (bytes, language and bytes over premium by domain), bytes,
+        bytes_over_premium, files, raw_words (None where the text is in no files), epochs, words_seen, tokenizer,
+        init_from and teachers.
     """
-    files, domains = training_files(config), words_by_domain(data)
+    files, domains, contents = training_files(config), words_by_domain(data), content_by_domain(data)
     teachers = config.distillation.teachers if config.distillation else []
     return {
         "source": config.data.train_path if not files else None,
         "domains": domains,
         "words": sum(domains.values()),
+        "content": contents,
+        "bytes": sum(figures["bytes"] for figures in contents.values()),
+        "bytes_over_premium": total_over_premium(contents),
         "files": files,
         "raw_words": sum(entry["words"] for entry in files) if files else None,
         "epochs": epochs,

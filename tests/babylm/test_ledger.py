@@ -57,9 +57,41 @@ def test_the_ledger_counts_raw_words_by_file_and_words_by_domain(text: Path) -> 
     assert found["domains"]["wikipedia"] < raw["wikipedia.train"]  # headings are cleaned away
     assert found["tokenizer"] == {"text": "the training text"}
     assert found["words_seen"] == 123
+    assert found["bytes"] == int(data.train.bytes.sum())
     jsonl = text / "more.jsonl"
     jsonl.write_text('{"text": "one two"}\n{"text": "three"}\n', encoding="utf-8")
     assert raw_words(jsonl) == 3
+
+
+THAI = "แมวนั่งอยู่ใต้โต๊ะและมองออกไปที่สวน เด็กสองคนเล่นกับสุนัขตัวเล็ก ทุกคนกลับบ้านก่อนฝนตกในตอนเย็น"
+
+
+def test_bytes_over_the_premium_stand_beside_words(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "english.txt").write_text("\n<|endoftext|>\n".join([TEXT] * 40), encoding="utf-8")
+    (folder / "ไทย.txt").write_text("\n<|endoftext|>\n".join([THAI] * 40), encoding="utf-8")
+    config = config_of(folder)
+    found = word_ledger(config, DataProcessor(config.data).prepare(), 1.0, 1)
+    thai, english = found["content"]["ไทย"], found["content"]["english"]
+    assert (thai["language"], thai["script"], thai["byte_premium_of"]) == ("th", "Thai", "tha_thai")
+    assert (english["language"], english["byte_premium"]) == ("en", 1.0)
+    assert thai["bytes_over_premium"] == round(thai["bytes"] / thai["byte_premium"])
+    assert found["bytes"] == thai["bytes"] + english["bytes"]
+    assert found["bytes_over_premium"] == thai["bytes_over_premium"] + english["bytes"]
+    assert (
+        "content",
+        f"{found['bytes']:,} bytes, {found['bytes_over_premium']:,} over the byte premium",
+    ) in ledgers.rows(found)
+
+
+def test_a_table_with_a_named_column_has_a_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    rows = "".join(f"{n},the dog number {n} ran to the old house\n" for n in range(60))
+    (folder / "talk.csv").write_text("id,gloss\n" + rows, encoding="utf-8")
+    config = config_of(folder, data__text_key="gloss", data__cache_dir=str(tmp_path / "cache"))
+    assert word_ledger(config, DataProcessor(config.data).prepare(), 1.0, 1)["raw_words"] == 60 * 9
 
 
 def test_budget_epochs_exposure_and_foreign_text_are_told() -> None:

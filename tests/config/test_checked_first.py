@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,25 @@ def test_older_layouts() -> None:
     assert config.distillation.alpha == 0.3
 
 
-@pytest.mark.parametrize(("path", "stem"), [("кор.txt", "кор"), ("тексты/", "тексты"), ("a b.txt", "a_b")])
-def test_corpora_of_any_script_have_names_of_their_own(path: str, stem: str) -> None:
-    assert corpus_stem(path) == stem
+NAMES = ("кор", "हिन्दी", "ไทยพี่น้อง", "الإعلان_العالمي", "世界人权宣言", "می‌خواهم", "རྫོང་ཁ", "Türkçe", "한국어")
+
+
+@pytest.mark.parametrize("stem", NAMES)
+def test_corpora_of_any_script_keep_their_names(stem: str) -> None:
+    shown = unicodedata.normalize("NFC", stem)
+    for written in (shown, unicodedata.normalize("NFD", stem)):
+        assert corpus_stem(f"texts/{written}.train.gz").split("-")[0].rstrip("_") == shown.replace("་", "_")
+        assert corpus_stem(f"texts/{written}/").split("-")[0].rstrip("_") == shown.replace("་", "_")
+
+
+def test_no_two_corpora_share_a_run_folder() -> None:
+    names = [*NAMES, "हनद", "हिनदी", "🙂", "🙃", "🙂🙃", "…", "a b", "ab", "ก" * 99, "ก" * 98, "མི", "མི་"]
+    stems = [corpus_stem(f"{name}.txt") for name in names]
+    assert len(set(stems)) == len(names)
+    for stem in stems:
+        assert len(stem.encode()) < 200
+        assert not set(stem) & set(" /.\\:")
+    assert [corpus_stem(path) for path in ("тексты/", "a b.txt", "c++.txt")] == ["тексты", "a_b", "c"]
 
 
 def test_lists_are_trimmed_and_numbers_rounded_as_people_read_them() -> None:

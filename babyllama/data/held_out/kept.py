@@ -1,9 +1,10 @@
 """What a run folder keeps of the run's text.
 
-A run keeps the documents that it held out (`held_out.jsonl.gz`, up to 20 MB of text) and a hash of every document that
-it was trained on or held out (`text_hashes.npz`). A corpus changes: a file is added, the split falls elsewhere, and a
-split made anew would hold out what the model has seen. What is scored as held out is therefore what was kept, and a
-text of any other origin can be asked for documents that the run was trained on.
+A run keeps the documents that it held out (`held_out.jsonl.gz`, up to 20 MB of text), those that `data.test` set aside
+(`test.jsonl.gz`, as many) and a hash of every document that it was trained on or held out (`text_hashes.npz`).
+A corpus changes: a file is added, the split falls elsewhere, and a split made anew would hold out what the model has
+seen. What is scored as held out is therefore what was kept, and a text of any other origin can be asked for documents
+that the run was trained on.
 
 A document's hash is BLAKE2b of its token ids under the run's tokenizer, which is lossless: equal hashes, equal text.
 """
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from babyllama.common.files import atomic_path, to_json
-from babyllama.config.run_layout import HELD_OUT_TEXT, TEXT_HASHES
+from babyllama.config.run_layout import HELD_OUT_TEXT, TEST_TEXT, TEXT_HASHES
 from babyllama.data.documents import Document
 from babyllama.data.splits import HELD_OUT_BYTES
 from babyllama.data.token_store import document_hashes, hash_ids
@@ -38,11 +39,13 @@ class KeptText:
         trained: (D,) sorted uint64, hashes of the training documents.
         held_out: (H,) uint64, hashes of the held-out documents in their order.
         documents: The held-out documents; None where they were more than 20 MB.
+        test: The documents that were set aside; None where there are none or more than 20 MB.
     """
 
     trained: np.ndarray
     held_out: np.ndarray
-    documents: list[Document] | None
+    documents: list[Document] | None = None
+    test: list[Document] | None = None
 
 
 def text_hashes(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
@@ -53,22 +56,29 @@ def text_hashes(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     return np.fromiter(found, np.uint64, len(texts))
 
 
-def keep_text(run_dir: Path, data: PreparedData, documents: Sequence[Document]) -> None:
-    """Write what was held out, and hashes of all documents, into a run folder.
+def keep_text(run_dir: Path, data: PreparedData, documents: Sequence[Document], test: Sequence[Document] = ()) -> None:
+    """Write what was held out and set aside, and hashes of what was trained on or held out, into a run folder.
 
     Args:
         run_dir: The run folder.
         data: The prepared text.
         documents: The held-out documents.
+        test: The documents that `data.test` sets aside.
     """
     with atomic_path(run_dir / TEXT_HASHES) as temporary, temporary.open("wb") as handle:
         np.savez(handle, trained=np.unique(document_hashes(data.train)), held_out=document_hashes(data.valid))
-    if sum(len(document.text.encode()) for document in documents) > HELD_OUT_BYTES:
-        (run_dir / HELD_OUT_TEXT).unlink(missing_ok=True)
+    _write(run_dir / HELD_OUT_TEXT, documents)
+    _write(run_dir / TEST_TEXT, test)
+
+
+def _write(path: Path, documents: Sequence[Document]) -> None:
+    """Write documents, or remove what an earlier start wrote where there are none or too many."""
+    if not 0 < sum(len(document.text.encode()) for document in documents) <= HELD_OUT_BYTES:
+        path.unlink(missing_ok=True)
         return
     rows = [{"domain": document.domain, "source": document.source, "text": document.text} for document in documents]
     lines = "".join(to_json(row, indent=None) + "\n" for row in rows)
-    with atomic_path(run_dir / HELD_OUT_TEXT) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(lines.encode(), compresslevel=6, mtime=0))
 
 
@@ -76,13 +86,17 @@ def kept_text(run_dir: Path) -> KeptText | None:
     """Read what `keep_text` wrote; None where it is absent (an older run, a foreign folder) or damaged."""
     try:
         with np.load(run_dir / TEXT_HASHES, allow_pickle=False) as found:
-            kept = KeptText(found["trained"], found["held_out"], None)
+            kept = KeptText(found["trained"], found["held_out"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    try:
-        lines = gzip.decompress((run_dir / HELD_OUT_TEXT).read_bytes()).decode().removesuffix("\n").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        kept.documents = [Document(row["text"], row["domain"], row["source"]) for row in rows]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        kept.documents = None
+    kept.documents, kept.test = _read(run_dir / HELD_OUT_TEXT), _read(run_dir / TEST_TEXT)
     return kept
+
+
+def _read(path: Path) -> list[Document] | None:
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        return [Document(row["text"], row["domain"], row["source"]) for row in rows]
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from babyllama.common.console import say
-from babyllama.common.errors import BabyLlamaError, DataError
+from babyllama.common.errors import BabyLlamaError, ConfigError, DataError
 from babyllama.data.documents import Document, documents_fingerprint
 from babyllama.data.held_out.kept import KeptText, kept_text, text_hashes
 from babyllama.plugins import require_plugins
@@ -26,8 +26,10 @@ def held_out_documents(
     tokenizer: Any,
     processor: Any,
     plugins: Sequence[str] = (),
+    *,
+    test: bool = False,
 ) -> list[Document]:
-    """Return the documents that a run held out.
+    """Return the documents that a run held out, or those that it set aside as a test.
 
     Args:
         run_dir: The run folder.
@@ -35,19 +37,26 @@ def held_out_documents(
         tokenizer: Tokenizer of the run.
         processor: The run's DataProcessor (data_utils), which makes the split of its corpus again.
         plugins: The run's, one of which may clean its text: needed only where the run keeps no held-out text.
+        test: Give what `data.test` set aside.
 
     Raises:
         DataError: The run does not tell what it held out, and its corpus is gone or another one.
+        ConfigError: A test is asked for, and the run set none aside.
     """
     kept = kept_text(run_dir)
-    if kept is not None and kept.documents is not None:
+    found = kept and (kept.test if test else kept.documents)
+    if found is not None:
         _tell_of_change(metrics.get("split_fingerprint"), None if plugins else processor.split_fingerprint)
-        return kept.documents
+        return found
     try:
         require_plugins(plugins, run_dir)
-        documents = processor.held_out_documents()
+        documents = processor.held_out_documents(test=test)
+    except ConfigError:
+        raise
     except BabyLlamaError as error:
         raise DataError(f"{error}. {run_dir.name} keeps no held-out text of its own: give --eval-data PATH") from None
+    if test:
+        return _never_seen(run_dir, documents, kept, tokenizer)
     recorded = metrics.get("held_out_fingerprint")
     if recorded is None or documents_fingerprint(documents) == recorded:
         return documents
@@ -76,6 +85,17 @@ def _still_held_out(run_dir: Path, documents: list[Document], kept: KeptText | N
         raise DataError(f"{changed}: none of the {len(documents):,} held-out documents is left: give --eval-data PATH")
     say(f"{changed}: {int(same.sum()):,} of {len(documents):,} documents were held out then, these are scored")
     return [document for document, chosen in zip(documents, same, strict=True) if chosen]
+
+
+def _never_seen(run_dir: Path, documents: list[Document], kept: KeptText | None, tokenizer: Any) -> list[Document]:
+    """Of a test split made again the documents that the run has neither trained on nor held out."""
+    if kept is None:
+        raise DataError(f"{run_dir.name}: the run does not tell what it was trained on: give --eval-data PATH")
+    hashes = text_hashes(tokenizer, [document.text for document in documents])
+    new = ~np.isin(hashes, kept.trained) & ~np.isin(hashes, kept.held_out)
+    if not new.any():
+        raise DataError(f"{run_dir.name}: its text has changed: no test document is left: give --eval-data PATH")
+    return [document for document, chosen in zip(documents, new, strict=True) if chosen]
 
 
 def trained_on(

@@ -16,7 +16,7 @@ from typing import Any
 from babyllama.common.console import printable, say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import atomic_path, read_json, to_json, write_json, write_text_atomic
-from babyllama.config.run_layout import BABYLM_RESULTS, EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES
+from babyllama.config.run_layout import BABYLM_RESULTS, EVALUATION_ITEMS, EVALUATION_RESULTS, SAMPLES, TEST_RESULTS
 
 CONTEXT = ("command", "created", "seed", "window", "stride", "device", "eval_data")  # how a task was measured
 
@@ -56,17 +56,19 @@ def merge_earlier(results: dict[str, Any], target: Path) -> list[str]:
     return kept
 
 
-def results_file(checkpoint: Path, output: str | Path | None) -> Path:
+def results_file(checkpoint: Path, output: str | Path | None, split: str = "dev") -> Path:
     """Name the results file and make its folder, before anything is computed.
 
     Args:
         checkpoint: The checkpoint's folder, where results go by default.
         output: A folder, a *.json file, or None.
+        split: `test` has a folder of its own by default, so that nothing that chooses among runs reads it.
 
     Raises:
         ConfigError: It is a file of another kind, or the folder cannot be made.
     """
-    target = checkpoint / EVALUATION_RESULTS if output is None else Path(output).expanduser()
+    own = checkpoint / (TEST_RESULTS if split == "test" else "") / EVALUATION_RESULTS
+    target = own if output is None else Path(output).expanduser()
     if target.suffix != ".json":
         if target.exists() and not target.is_dir():
             raise ConfigError(f"--output: {output}: a file; give a folder, or a name that ends in .json")
