@@ -18,6 +18,7 @@ from typing import TextIO, TypeVar
 T = TypeVar("T")
 
 TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # U+202E shows what follows backwards
+LEFT_TO_RIGHT = "\u200e"
 LINE_SECONDS = 10.0  # between two lines about the same long work, where there is no terminal
 
 
@@ -53,6 +54,27 @@ def _print(line: str, stream: TextIO) -> None:
 def printable(text: str) -> str:
     """Return text without control codes but line feed and tab, and without marks that turn the direction of writing."""
     return "".join(c for c in text if c in "\n\t" or not (unicodedata.category(c) == "Cc" or c in TURNS))
+
+
+def cell(text: str, width: int = 0) -> str:
+    """Return text for a column of a terminal: as wide as its letters are drawn there, and left to right behind it.
+
+    Han characters take two columns, combining marks none. Behind letters that run from right to left a mark of no width
+    (U+200E) keeps what follows in its place in terminals that reorder a line: numbers would change sides.
+
+    Args:
+        text: Any text of one line.
+        width: Columns to fill up with blanks; a longer text stays as it is.
+
+    >>> cell("中文", 6), cell("a", 3), len(cell("عربي", 6))
+    ('中文  ', 'a  ', 7)
+    """
+    if text.isascii():
+        return text.ljust(width)
+    from rich.cells import cell_len
+
+    turned = any(unicodedata.bidirectional(c) in {"R", "AL"} for c in text)
+    return text + LEFT_TO_RIGHT * turned + " " * max(0, width - cell_len(text))
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

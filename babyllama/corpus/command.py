@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.console import say, transfer
+from babyllama.common.console import cell, say, transfer
 from babyllama.common.errors import ConfigError
 from babyllama.common.units import human_bytes
 
@@ -82,12 +82,10 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     for name, row in report["domains"].items():
         where = f"{row['language']}, {row['script'] or 'no letters'}"
-        lines.append(f"  {name:<20} {row['words']:>12,} words  {row['documents']:>8,} documents  {where}")
-    if total["byte_premium"]:
-        lines.append(
-            f"bytes over the premium of {total['byte_premium_of']} ({total['byte_premium']:.2f}): "
-            f"{human_bytes(total['bytes_over_premium'])}"
-        )
+        lines.append(f"  {cell(name, 20)} {row['words']:>12,} words  {row['documents']:>8,} documents  {where}")
+    if total["bytes_over_premium"] is not None:
+        of = f"{total['byte_premium_of']} ({total['byte_premium']:.2f})" if total["byte_premium"] else "each domain"
+        lines.append(f"bytes over the premium of {of}: {human_bytes(total['bytes_over_premium'])}")
     for kind in ("exact", "near"):
         copies = report["duplicates"][kind]
         if copies is not None:

@@ -23,6 +23,7 @@ from babyllama.corpus.facts import BatchFacts, DocumentFacts, FactFinder
 from babyllama.corpus.overlap import LEAKED, OverlapIndex, build_index, evaluation_texts, leaks
 from babyllama.data.documents import Document, batches_of, explain_rule
 from babyllama.data.languages.byte_premiums import premium_of
+from babyllama.data.languages.content import total_over_premium
 from babyllama.data.languages.identify import UNDETERMINED, writing
 from babyllama.data.sources import find_files, is_record_file, read_documents
 
@@ -191,6 +192,9 @@ def _ledger(facts: list[DocumentFacts], characters: dict[str, Counter[str]]) -> 
     for counts in characters.values():
         every.update(counts)
     total = _figures(facts, every)
+    if len({figures["byte_premium_of"] for figures in domains.values()}) > 1:  # one language's premium is not all's
+        summed = {"byte_premium": None, "byte_premium_of": None, "bytes_over_premium": total_over_premium(domains)}
+        total |= summed
     for figures in domains.values():
         figures["share_of_words"] = round(figures["words"] / max(total["words"], 1), 6)
     languages: dict[str, dict[str, int]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from babyllama.common.files import atomic_path
 from babyllama.config.run_layout import EVALUATION_PLOTS
+from babyllama.pages.fonts import use_fonts
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -42,6 +43,7 @@ def pyplot() -> Any:
 
 def svg(figure: Any) -> str:
     """Return the figure as an <svg> element without prologue, sized by the page."""
+    use_fonts(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot().close(figure)
@@ -257,6 +259,7 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
         else:
             axes.set_title(job[0])
             job[1](axes)
+    use_fonts(figure)
     figure.tight_layout()
     target = output_dir / EVALUATION_PLOTS
     with atomic_path(target) as temporary:

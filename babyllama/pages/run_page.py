@@ -142,6 +142,7 @@ def render(
             samples=results.get("generation", {}).get("samples", []),
             extra={k: v for k, v in results.items() if isinstance(v, dict) and k not in KNOWN},
             config=config,
+            language=language_tag(metrics),
             versions=results.get("versions") or metrics.get("versions") or {},
         )
     )
@@ -207,6 +208,18 @@ def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, s
     elif results.get("num_parameters"):
         found.append(("parameters", human_count(results["num_parameters"]), f"{results['num_parameters']:,}"))
     return found
+
+
+def language_tag(metrics: dict[str, Any]) -> str:
+    """Return the language of most of the training text as HTML's `lang` has it (`zh-Hans`); empty where not known.
+
+    Browsers choose the shapes of Han characters by it.
+    """
+    contents = ((metrics.get("ledger") or {}).get("content") or {}).values()
+    largest = max(contents, key=lambda row: row["bytes"], default={})
+    if largest.get("language", "und") == "und":
+        return ""
+    return "-".join(filter(None, [largest["language"], largest.get("script")]))
 
 
 def overfitting_note(metrics: dict[str, Any]) -> str:

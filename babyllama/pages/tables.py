@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from babyllama.common.console import cell as column
+
 DASH = "–"
 
 
@@ -80,8 +82,8 @@ def print_tables(tables: Sequence[TableData]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for data in tables:
         drawn = Table(title=Text(data.title), title_justify="left")
-        for cell in data.head:
-            drawn.add_column(Text(cell))
+        for text in data.head:
+            drawn.add_column(Text(column(text)))
         for row in data.rows:
-            drawn.add_row(*[Text(cell) for cell in row])
+            drawn.add_row(*[Text(column(text)) for text in row])
         console.print(drawn)

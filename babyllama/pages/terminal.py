@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.console import printable, say
+from babyllama.common.console import cell, printable, say
 from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.pages.babylm_tables import babylm_tables
@@ -89,7 +89,7 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
     say()
     say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
     for name, figures in sorted(results["domains"].items()):
-        say(f"  {name:<20} {figures['bits_per_byte']:.3f} bits per byte")
+        say(f"  {cell(name, 20)} {figures['bits_per_byte']:.3f} bits per byte")
     source = metrics.get("source_bits_per_byte")
     if source:
         above = 100 * (results["bits_per_byte"] / source - 1)

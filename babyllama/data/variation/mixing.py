@@ -113,7 +113,7 @@ class MixedDataset(Dataset):  # type: ignore[type-arg]
     Args:
         parts: Chunks of each domain, not filled up.
         names: Names of the domains.
-        weights: Their shares of the tokens, adding up to 1.
+        weights: Share of the tokens of each domain, adding up to 1.
         words: Words of each domain.
         seed: Seed of the orders of the passes.
         multiple_of: An epoch is filled up with chunks to a multiple of this.
@@ -233,7 +233,7 @@ def mixed(
     Args:
         split: The training text.
         weights: Share of each domain; one of 0 is left out.
-        packed: Makes a PackedDataset of `documents=` numbers.
+        packed: Maker of a PackedDataset of the documents whose numbers are given as `documents`.
         **options: Seed and multiple_of, as for MixedDataset.
     """
     used = [number for number, name in enumerate(split.domains) if weights[name] > 0]
