@@ -208,7 +208,7 @@ def test_no_file_stands_on_two_sides(tmp_path: Path, share: float, test: float) 
 @pytest.mark.parametrize("count", [30, 101, 400])
 def test_a_test_share_is_neither_trained_on_nor_held_out(tmp_path: Path, count: int) -> None:
     texts = [f"Document number {n} of the text." for n in range(count)]
-    (tmp_path / "a.txt").write_text("\n<|endoftext|>\n".join(texts) + "\n")
+    (tmp_path / "a.txt").write_text("\n<|endoftext|>\n".join(texts) + "\n", encoding="utf-8")
     path = str(tmp_path / "a.txt")
     processor = DataProcessor(DataConfig(train_path=path, test=0.1))
     prepared = processor.prepare()
