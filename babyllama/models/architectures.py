@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
@@ -183,9 +184,39 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> 
     return kept + head + tokens * model.n_layer * model.hidden_size * BYTES_PER_ACTIVATION
 
 
+RECIPE_EVIDENCE = (
+    "measured with three seeds",
+    "rate checked at this size",
+    "extrapolated from llama-10M",
+    "taken from a paper",
+)
+
+
+def recipe_evidence(path: Path) -> str:
+    """Return what a preset's recipe rests on: the words up to the second colon of its `# Recipe:` comment.
+
+    Args:
+        path: YAML file of the preset.
+
+    Raises:
+        ConfigError: The file has no such comment, or one that does not begin with one of `RECIPE_EVIDENCE`.
+
+    >>> recipe_evidence(preset_paths()["llama-10M"])
+    'rate checked at this size'
+    """
+    for line in path.read_text(encoding="utf-8").splitlines():
+        stated = line.removeprefix("# Recipe: ").split(":")[0]
+        if line.startswith("# Recipe: ") and stated in RECIPE_EVIDENCE:
+            return stated
+    raise ConfigError(f"{path}: no comment `# Recipe: ...` that says one of: {', '.join(RECIPE_EVIDENCE)}")
+
+
 @dataclass(frozen=True)
 class Preset:
-    """One preset's figures; memory is an estimate of weights, optimizer state and activations."""
+    """One preset's figures; memory is an estimate of weights, optimizer state and activations.
+
+    `evidence` says what its recipe rests on, from the file's own `# Recipe:` line: one of `RECIPE_EVIDENCE`.
+    """
 
     name: str
     type: str
@@ -193,6 +224,7 @@ class Preset:
     tokens_per_step: int
     epochs: float
     memory_bytes: int
+    evidence: str
 
 
 def presets() -> list[Preset]:
@@ -205,5 +237,9 @@ def presets() -> list[Preset]:
         micro = tokens // config.training.parts
         activations = micro * config.model.n_layer * config.model.hidden_size * BYTES_PER_ACTIVATION
         memory = parameters * BYTES_PER_PARAMETER + activations
-        found.append(Preset(name, config.model.type, parameters, tokens, config.training.num_epochs, memory))
+        found.append(
+            Preset(
+                name, config.model.type, parameters, tokens, config.training.num_epochs, memory, recipe_evidence(path)
+            )
+        )
     return sorted(found, key=lambda preset: preset.parameters)

@@ -71,7 +71,7 @@ def print_milestones(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_presets(presets: Sequence[Any]) -> None:
-    """Print the presets: parameters, tokens per step, epochs, memory to train.
+    """Print the presets: parameters, tokens per step, epochs, memory to train, what the recipe rests on.
 
     Args:
         presets: Result of `babyllama.models.architectures.presets`.
@@ -79,8 +79,8 @@ def print_presets(presets: Sequence[Any]) -> None:
     rows = []
     for p in presets:
         sizes = human_count(p.parameters), f"{p.tokens_per_step:,}", f"{p.epochs:g}", human_bytes(p.memory_bytes)
-        rows.append((p.name, p.type, *sizes))
-    head = ("preset", "type", "parameters", "tokens per step", "epochs", "memory (estimate)")
+        rows.append((p.name, p.type, *sizes, p.evidence))
+    head = ("preset", "type", "parameters", "tokens per step", "epochs", "memory (estimate)", "recipe")
     print_tables([TableData("presets", head, tuple(rows))])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,13 @@ from babyllama.config.loading import load_config
 from babyllama.config.run_layout import preset_paths
 from babyllama.config.schema import Config
 from babyllama.models.architectures import (
+    RECIPE_EVIDENCE,
     build_model_config,
     count_parameters,
     default_heads,
     ignored_dropouts,
     presets,
+    recipe_evidence,
 )
 from babyllama.pages.terminal import print_presets
 
@@ -36,10 +39,12 @@ def test_the_table_lists_every_preset(capsys: pytest.CaptureFixture[str]) -> Non
     assert "llama-10M" in capsys.readouterr().out
 
 
-def test_untuned_presets_say_so() -> None:
-    for name, path in preset_paths().items():
-        if name not in {"llama-10M", "llama-360M", "gpt-705M"}:
-            assert "untuned" in path.read_text(encoding="utf-8").lower(), name
+def test_a_preset_says_what_its_recipe_rests_on(tmp_path: Path) -> None:
+    assert {preset.evidence for preset in presets()} <= set(RECIPE_EVIDENCE)
+    silent = tmp_path / "silent.yaml"
+    silent.write_text("# Recipe: surely good\nmodel: {}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="extrapolated from llama-10M"):
+        recipe_evidence(silent)
 
 
 def test_heads_are_even_and_near_64() -> None:

@@ -89,7 +89,7 @@ def test_a_row_ends_at_its_limit_and_a_crash_is_told(tmp_path: Path, monkeypatch
     slow = runner.do(ENVIRONMENT)
     assert slow["state"] == "failed"
     assert "took longer than its limit" in slow["problems"][0]
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120  # it ends; a child that starts and is killed takes 35 s on a busy machine
     monkeypatch.setattr("tests.gpu.__main__.QUICK_LIMIT", QUICK_LIMIT)
     crashed = runner.do(Row("crash", "check", "heads:nothing", 1, 60))
     assert crashed["state"] == "failed"

@@ -214,12 +214,14 @@ def test_version_presets_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_test_runner_selects(flags: list[str], expression: str) -> None:
     import argparse
 
-    chosen = {"fast": False, "integration": False, "all": False, "coverage": True, "no_lint": False}
+    chosen = {"fast": False, "integration": False, "all": False, "coverage": True, "no_lint": False, "workers": 3}
     chosen |= {flag.strip("-"): True for flag in flags}
     commands = run_tests.commands(argparse.Namespace(**chosen))
     assert [c[2] for c in commands] == ["ruff", "black", "pytest"]
     assert expression in commands[-1]
     assert "--cov-report=html" in commands[-1]
+    assert commands[-1][commands[-1].index("-n") + 1] == "3"
+    assert "-n" not in run_tests.commands(argparse.Namespace(**chosen | {"workers": 1}))[-1]
 
 
 @pytest.mark.integration
