@@ -64,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run lint and tests; the exit code is that of the first stage that fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    if worker_count(args.workers) > 1:  # the processes fill the cores: threads beside them would only wait for each other
+    if (
+        worker_count(args.workers) > 1
+    ):  # the processes fill the cores: threads beside them would only wait for each other
         environment.setdefault("OMP_NUM_THREADS", "1")
     for command in commands(args):
         print("$", " ".join(["python", *command[1:]]), flush=True)
