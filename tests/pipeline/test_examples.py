@@ -158,3 +158,36 @@ def test_quarter_of_text(tmp_path: Path) -> None:
     kept = (target / "wikinews.train").read_text(encoding="utf-8").split("<|endoftext|>\n")
     assert [text.strip() for text in kept if text] == [f"Item {n} has a few words." for n in (0, 4, 8)]
     assert (target / "wikinews.dev").read_text(encoding="utf-8") == "Held out.\n"
+
+
+def test_blimp_by_phenomenon(tmp_path: Path) -> None:
+    """A paradigm counts once in its phenomenon; a run without BLiMP is one line."""
+    scored = {
+        "p1": {"accuracy": 0.5, "num_pairs": 10},
+        "p2": {"accuracy": 0.7, "num_pairs": 1000},
+        "p3": {"accuracy": 0.9, "num_pairs": 10},
+    }
+    run_dir = tmp_path / "mine"
+    run_dir.mkdir()
+    results = {"minimal_pairs": {"supplement": {"paradigms": {}}, "blimp": {"paradigms": scored}}}
+    (run_dir / "evaluation_results.json").write_text(json.dumps(results), encoding="utf-8")
+    rows = [("p1", "binding", 0.6), ("p2", "binding", 0.8), ("p3", "ellipsis", 1.0), ("overall", "overall", 0.8)]
+    published = tmp_path / "models_summary.jsonl"
+    lines = [json.dumps({"UID": uid, "linguistics_term": term, "gpt2": share}) for uid, term, share in rows]
+    published.write_text("\n".join(lines), encoding="utf-8")
+    [command] = commands(ROOT / "examples/blimp_by_phenomenon.py")
+    stand_ins = {"models/Llama-10M": str(run_dir), "blimp/raw_results/summary/models_summary.jsonl": str(published)}
+    shown = [sys.executable, *[stand_ins.get(part, part) for part in command[1:]], "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(shown, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out/blimp_by_phenomenon.tsv").read_text(encoding="utf-8").splitlines()
+    wanted = ["phenomenon mine gpt2", "ellipsis 90.0 100.0", "binding 60.0 70.0", "all paradigms 70.0 80.0"]
+    assert [line.replace("\t", " ") for line in table] == wanted
+    assert (tmp_path / "out/blimp_by_phenomenon.png").stat().st_size > 10_000
+    results["minimal_pairs"].pop("blimp")
+    (run_dir / "evaluation_results.json").write_text(json.dumps(results), encoding="utf-8")
+    refused = subprocess.run(shown, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "not scored on BLiMP" in refused.stderr
