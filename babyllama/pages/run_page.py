@@ -153,6 +153,7 @@ KNOWN = {
     "babylm",
     "domains",
     "isolated_domains",
+    "measured",
     "minimal_pairs",
     "generation",
     "token_statistics",

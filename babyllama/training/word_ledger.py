@@ -22,6 +22,7 @@ from babyllama.config.run_layout import TRAINING_CONFIG, TRAINING_METRICS
 from babyllama.config.schema import Config
 from babyllama.data.languages.content import content, total_over_premium
 from babyllama.data.sources import domain_of_file, find_files, is_record_file, read_documents, read_lines
+from babyllama.data.words import count_words
 
 if TYPE_CHECKING:
     from babyllama.data.prepared import PreparedData
@@ -33,7 +34,7 @@ SAMPLE_DOCUMENTS, SAMPLE_TOKENS = 50, 200  # of a domain, to tell its language
 
 
 def raw_words(path: Path, errors: str = "strict", key: str = "text") -> int:
-    """Whitespace-separated words of a file as it stands, markup and labels included.
+    """Words of a file as it stands, markup and labels included; as `wc -w` counts them in scripts with spaces.
 
     Args:
         path: The file.
@@ -44,8 +45,8 @@ def raw_words(path: Path, errors: str = "strict", key: str = "text") -> int:
         DataError: The file cannot be read.
     """
     if is_record_file(path):
-        return sum(len(document.text.split()) for document in read_documents(path, errors, key)[1])
-    return sum(len(line.split()) for line in read_lines(path, errors))
+        return sum(count_words(document.text) for document in read_documents(path, errors, key)[1])
+    return sum(count_words(line) for line in read_lines(path, errors))
 
 
 def training_files(config: Config) -> list[dict[str, Any]]:

@@ -78,6 +78,8 @@ def test_bytes_over_the_premium_stand_beside_words(tmp_path: Path) -> None:
     assert (english["language"], english["byte_premium"]) == ("en", 1.0)
     assert thai["bytes_over_premium"] == round(thai["bytes"] / thai["byte_premium"])
     assert found["bytes"] == thai["bytes"] + english["bytes"]
+    thai_words = next(entry["words"] for entry in found["files"] if entry["domain"] == "ไทย")
+    assert thai_words > 40 * len(THAI) / 2, "not the few blanks between its sentences"
     assert found["bytes_over_premium"] == thai["bytes_over_premium"] + english["bytes"]
     assert (
         "content",
