@@ -16,13 +16,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyllama.common.cache_folders import Building, cache_home, content_key, read_sealed, remember_large, seal
+from babyllama.common.cache_folders import cache_home, content_key, read_store, remember_large, seal_store
 from babyllama.common.console import transfer
 from babyllama.common.disk_space import check_space
 from babyllama.common.errors import ConfigError, DataError
+from babyllama.common.files import Building
 from babyllama.common.process_pool import worker_count
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
@@ -273,7 +275,7 @@ class DataProcessor:
             tokenizer = self.train_or_load_tokenizer(cache, split)
             fingerprint = content_key(split, tokenizer_fingerprint(tokenizer))
             folder = cache / "tokens" / fingerprint
-            meta = read_sealed(folder)
+            meta = read_store(folder)
             from_cache = meta is not None
             if meta is None:
                 if folder.exists():
@@ -289,6 +291,7 @@ class DataProcessor:
             split_fingerprint=split,
             rules=meta["rules"],
             cache_dir=folder,
+            read_set_aside=partial(self.set_aside, split),
             notes=[
                 *self.notes,
                 *sources.left_out(self.data.train_path, own_eval=self.data.eval_path is None),
@@ -307,7 +310,7 @@ class DataProcessor:
             with transfer("tokenizing", size) as seen:
                 build_splits(temporary, pieces, text.selections(), tokenizer, text.processes, seen)
             self._check_sizes(open_split(temporary, "train"), open_split(temporary, "valid"))
-            meta = seal(temporary, {"rules": text.rules})
+            meta = seal_store(temporary, {"rules": text.rules})
         remember_large(folder, meta)
         self._text = None
         return meta

@@ -171,7 +171,7 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         # Trainer: HuggingFace's, with our forward pass, optimizer and callbacks. The folder now says what it is.
         trainer = build_trainer(config, model, data, start.runtime, run_dir, start)
         start.total_steps = trainer.total_steps
-        open_run_folder(trainer, start, data, run_dir, *DataProcessor(config.data).set_aside(data.split_fingerprint))
+        open_run_folder(trainer, start, data, run_dir)
 
     # Train.
     run_training(trainer, start.checkpoint, signals)
@@ -353,9 +353,10 @@ def save_and_score(
 
         # Its score, and the teachers' beside it, by the definition of evaluate.py.
         say("scoring the saved model on the held-out documents")
-        documents = DataProcessor(config.data).held_out_documents(data.split_fingerprint)
         trainer.leave_gpu()
-        score = partial(score_checkpoint, config, data.tokenizer, documents, device=trainer.runtime.device)
+        score = partial(
+            score_checkpoint, config, data.tokenizer, data.held_out_documents, device=trainer.runtime.device
+        )
         metrics = training_metrics(config, data, trainer, score(run_dir), command)
         metrics |= score_averages(averages, score, run_dir)
         if config.distillation:

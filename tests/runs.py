@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.config.schema import Config
+from babyllama.data.documents import document_rule, split_lines
 
 NAMES = ("The dog", "The cat", "A girl", "My brother", "The old man", "Anna")
 VERBS = ("ran to", "looked at", "walked around", "sat beside", "jumped over")
@@ -34,6 +35,12 @@ def config_for(text: Path, out: Path, kind: str = "Llama", name: str = "run", **
         training={**recipe, "device": "cpu", "torch_compile": False, "bf16": False, **training},
         logging={"output_dir": str(out)},
     )
+
+
+def documents_in(text: str, domain: str = "default") -> list[str]:
+    """The documents of a text, as a file of this domain is read."""
+    lines = text.removesuffix("\n").split("\n")
+    return list(split_lines(lines, document_rule(domain, lines)))
 
 
 def weights(run: Path) -> str:

@@ -17,6 +17,7 @@ from babyllama.babylm.rules import Rules, Task
 from babyllama.babylm.tasks import acquisition, finetuning, reading
 from babyllama.babylm.tasks.items import Item, check_sizes, read_items
 from babyllama.common.errors import DataError
+from babyllama.common.files import sha256_of
 
 FULL, FAST = "full_eval", "fast_eval"
 ZERO_SHOT_LEFT_OUT = ("glue", "aoa")
@@ -69,8 +70,7 @@ class TaskData:
         """Return SHA-256 over names and content of the files."""
         found = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as handle:
-                found.update(f"{path.name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\0".encode())
+            found.update(f"{path.name}\0{sha256_of(path)}\0".encode())
         return found.hexdigest()
 
     @cached_property

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.files import read_json, write_json
+from babyllama.common.files import read_json, sha256_of, write_json
 
 LARGE_BYTES = 64_000_000  # at 1 GB/s the reading of less is not felt
 RACY_SECONDS = 2.0  # FAT's clock ticks in two seconds, ext4's in 4 ms
@@ -50,8 +50,7 @@ def file_hash(path: Path, records: Path) -> str:
             return str(known["sha256"])
     if before[0] >= LARGE_BYTES:
         wait_until_settled([path])  # rather than read it all again at the next start
-    with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = sha256_of(path)
     if is_settled(before) and stamp_of(path) == before:
         with suppress(OSError):  # a cache that cannot be written is said elsewhere
             write_json(record, {"path": os.fspath(path.absolute()), "stamp": before, "sha256": found})

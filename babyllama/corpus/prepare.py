@@ -6,12 +6,11 @@ wrote is never replaced: `.prepared.json` lists what this command wrote, by cont
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from babyllama.common.errors import ConfigError
-from babyllama.common.files import atomic_path, read_json, write_json
+from babyllama.common.files import atomic_path, read_json, sha256_of, write_json
 from babyllama.data.cleaners import domain_of
 from babyllama.data.documents import Document
 from babyllama.data.sources import find_files, left_out
@@ -84,7 +83,4 @@ def _refuse_others(targets: Iterable[Path], written: dict[str, str], sources: se
 
 
 def _digest(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of(path) if path.is_file() else ""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from babyllama.common.cache_folders import Building, content_key, read_sealed, seal
+from babyllama.common.cache_folders import content_key, read_store, seal_store
 from babyllama.common.console import transfer
 from babyllama.common.errors import ConfigError, DataError
+from babyllama.common.files import Building
 from babyllama.common.glibc_memory import give_back_memory
 from babyllama.common.process_pool import WorkerLost
 from babyllama.data.documents import Document
@@ -209,10 +210,10 @@ def keep_held_out(text: CorpusText, cache: Path, split_fingerprint: str, *, test
     """Write the held-out documents, and those that are set aside, where `kept_held_out` finds them."""
     for is_test, documents in ((False, text.held_out), *([(True, text.test)] if test else [])):
         folder = held_out_folder(cache, split_fingerprint, test=is_test)
-        if read_sealed(folder) is None:
+        if read_store(folder) is None:
             with Building(folder) as temporary:
                 TextShards(temporary).write(documents(), text.rules)
-                seal(temporary, {})
+                seal_store(temporary, {})
 
 
 def kept_held_out(
@@ -221,7 +222,7 @@ def kept_held_out(
     """Held-out documents and rules, None where they were not kept or are damaged."""
     folder = held_out_folder(cache, split_fingerprint, test=test)
     shards = TextShards(folder)
-    if read_sealed(folder) is None or not shards.complete():
+    if read_store(folder) is None or not shards.complete():
         return None
     return list(shards.everything()), shards.rules
 

@@ -124,12 +124,6 @@ def split_lines(lines: Iterable[str], rule: str) -> Iterator[str]:
             yield text
 
 
-def split_documents(text: str, domain: str = "default") -> list[str]:
-    """Return documents of a text, by the rule that fits it."""
-    lines = text.split("\n")
-    return list(split_lines(lines, document_rule(domain, lines)))
-
-
 def _at_marker(lines: Iterable[str]) -> Iterator[list[str]]:
     group: list[str] = []
     for line in lines:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from babyllama.common.cache_folders import Building, content_key, read_sealed, seal
+from babyllama.common.cache_folders import content_key, read_store, seal_store
 from babyllama.common.errors import ConfigError
 from babyllama.common.file_hashes import file_hash
-from babyllama.common.files import read_json, write_text_atomic
+from babyllama.common.files import Building, read_json, write_text_atomic
 from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
-from babyllama.data.documents import explain_rule
+from babyllama.data.documents import Document, explain_rule
 from babyllama.data.token_store import TokenSplit, document_hashes
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class PreparedData:
         rules: Domain -> rule by which documents were told apart.
         cache_dir: Where the tokens lie.
         notes: Lines for the user.
+        read_set_aside: Function that reads the held-out documents and those of `data.test`.
         source_nats: Exact -log probability of the held-out documents where the source is known, else None.
         from_cache: Nothing had to be built.
         seconds: Time it took.
@@ -53,10 +54,25 @@ class PreparedData:
     split_fingerprint: str
     rules: dict[str, str]
     cache_dir: Path
+    read_set_aside: Callable[[], tuple[list[Document], list[Document]]]
     notes: list[str] = field(default_factory=list)
     source_nats: float | None = None
     from_cache: bool = False
     seconds: float = 0.0
+
+    @cached_property
+    def _set_aside(self) -> tuple[list[Document], list[Document]]:
+        return self.read_set_aside()
+
+    @property
+    def held_out_documents(self) -> list[Document]:
+        """The held-out documents in the order of `valid`, read once."""
+        return self._set_aside[0]
+
+    @property
+    def test_documents(self) -> list[Document]:
+        """The documents that `data.test` sets aside, read once."""
+        return self._set_aside[1]
 
     @property
     def train_words(self) -> int:
@@ -144,13 +160,13 @@ def find_tokenizer(
 
     # The text's own, from the cache or trained now.
     folder = cache / "tokenizers" / content_key(split, data.vocab_size, *["prefix space"] * data.prefix_space)
-    if read_sealed(folder) is not None:
+    if read_store(folder) is not None:
         tokenizer = load_tokenizer(folder)
     else:
         tokenizer = train()
         with Building(folder) as temporary:
             save_tokenizer(tokenizer, temporary)
-            seal(temporary, {})
+            seal_store(temporary, {})
     if path is not None:
         keep_tokenizer(tokenizer, path, split)
     return tokenizer, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 
@@ -23,17 +24,20 @@ def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Docu
     Streams (no list of documents is held), spreads over all files, and always holds out at least one. A text of one
     document is parted at a line near its end.
     """
-    generator = random.Random(HOLDOUT_SEED)
+    runs = _drawn_places(share)
+    period, place = next(runs)
     pending: list[Document] = []
-    runs = 0
+    is_first = True
     for document in documents:
         pending.append(document)
-        if len(pending) == (period := run_length(runs, share)):
-            yield from _mark(pending, generator.randrange(period))
-            pending, runs = [], runs + 1
-    if runs or len(pending) > 1:
-        place = generator.randrange(run_length(runs, share)) if runs else generator.randrange(len(pending))
+        if len(pending) == period:
+            yield from _mark(pending, place)
+            pending, is_first = [], False
+            period, place = next(runs)
+    if not is_first:
         yield from _mark(pending, place)
+    elif len(pending) > 1:
+        yield from _mark(pending, _place_of_few(len(pending)))
     elif pending:
         kept, held = part_document(pending[0], share)
         yield kept, False
@@ -42,15 +46,29 @@ def hold_out(documents: Iterable[Document], share: float) -> Iterator[tuple[Docu
 
 def held_out_places(count: int, share: float) -> np.ndarray:
     """(count,) bool: which of `count` documents `hold_out` marks, without the documents; none or at least two."""
-    generator = random.Random(HOLDOUT_SEED)
     held = np.zeros(count, dtype=bool)
-    start = runs = 0
-    while start + (period := run_length(runs, share)) <= count:
-        held[start + generator.randrange(period)] = True
-        start, runs = start + period, runs + 1
-    if count and (place := start + generator.randrange(period if runs else count)) < count:
-        held[place] = True
+    start = 0
+    for period, place in _drawn_places(share):
+        if start + period > count:
+            break
+        held[start + place] = True
+        start += period
+    last = start + place if start or not count else _place_of_few(count)
+    held[last : min(last + 1, count)] = True  # a last run that is not full may end before its place
     return held
+
+
+def _drawn_places(share: float) -> Iterator[tuple[int, int]]:
+    """Yield for each run of documents its length and the place in it that is held out, without end."""
+    generator = random.Random(HOLDOUT_SEED)
+    for number in itertools.count():
+        period = run_length(number, share)
+        yield period, generator.randrange(period)
+
+
+def _place_of_few(count: int) -> int:
+    """Return the place that is held out where the documents do not fill the first run."""
+    return random.Random(HOLDOUT_SEED).randrange(count)
 
 
 def run_length(number: int, share: float) -> int:

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.common.cache_folders import checksum
-from babyllama.common.files import read_json, write_json
+from babyllama.common.files import crc32_of, read_json, write_json
 from babyllama.common.process_pool import ordered_map
 from babyllama.data.documents import Document
 from babyllama.data.words import count_words
@@ -261,7 +260,7 @@ def read_facts(path: Path, content: Path) -> tuple[dict[str, Any], dict[str, np.
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "facts"}
             facts = json.loads(str(stored["facts"]))
-        if content.stat().st_size != facts["size"] or checksum(content) != facts["crc32"]:
+        if content.stat().st_size != facts["size"] or crc32_of(content) != facts["crc32"]:
             return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from babyllama.common.cache_folders import cache_home
-from babyllama.common.files import atomic_path, to_json
+from babyllama.common.files import atomic_path, sha256_of, to_json
 from babyllama.config.run_layout import MODEL_CONFIG
 from babyllama.plugins import loaded_sources
 
@@ -54,8 +54,7 @@ def checkpoint_content(folder: Path) -> str:
     """Return SHA-256 over names and content of the files that decide what a checkpoint answers."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern) if path.is_file()}):
-        with path.open("rb") as handle:
-            digest.update(f"{path.name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\0".encode())
+        digest.update(f"{path.name}\0{sha256_of(path)}\0".encode())
     return digest.hexdigest()
 
 

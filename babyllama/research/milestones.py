@@ -12,8 +12,6 @@ them. They are written before the checkpoint of the same step, so none behind a 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from babyllama.common import disk_space
 from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import ConfigError
-from babyllama.common.files import fsync_file, fsync_folder, read_json, write_json
+from babyllama.common.files import Building, read_json, write_json
 from babyllama.common.units import parse_count, short_words
 from babyllama.config.loading import save_config
 from babyllama.config.run_layout import MILESTONE, PRESETS, TRAINING_CONFIG
@@ -177,27 +175,14 @@ class MilestoneSaver(TrainerCallback):
             say(f"step {state.global_step:,}: {milestone.words:,} words seen, saved {milestone.name}")
 
     def _write(self, milestone: Milestone, weights: dict[str, Tensor] | None) -> None:
-        folder = self.run_dir / f".{milestone.name}.writing"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        # The default keeps the model's wrapper: without it, what is trained on would no longer be autocast.
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        model.save_pretrained(folder, state_dict=weights)  # None: the model's own
-        self.tokenizer.save_pretrained(folder)
-        write_old_names(folder)
-        save_config(self.config, folder / TRAINING_CONFIG)
-        write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
-        for path in folder.iterdir():
-            fsync_file(path)
-        fsync_folder(folder)
-        target = self.run_dir / milestone.name
-        if target.exists():  # of the steps that a kill undid
-            doomed = self.run_dir / f".{milestone.name}.deleting"
-            shutil.rmtree(doomed, ignore_errors=True)
-            os.replace(target, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(folder, target)
-        fsync_folder(self.run_dir)
+        with Building(self.run_dir / milestone.name) as folder:  # one of the steps that a kill undid is replaced
+            # The default keeps the model's wrapper: without it, what is trained on would no longer be autocast.
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            model.save_pretrained(folder, state_dict=weights)  # None: the model's own
+            self.tokenizer.save_pretrained(folder)
+            write_old_names(folder)
+            save_config(self.config, folder / TRAINING_CONFIG)
+            write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
 
 
 def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total_steps: int) -> None:

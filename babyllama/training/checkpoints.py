@@ -8,7 +8,6 @@ with it, is not a checkpoint. A removal takes the manifest away first, so that i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,7 +17,8 @@ from typing import Any
 from babyllama import __version__
 from babyllama.common.console import say, warn
 from babyllama.common.errors import CheckpointError
-from babyllama.common.files import finite, fsync_file, fsync_folder, read_json, to_json, write_json
+from babyllama.common.files import NotWhole, check_files, read_manifest, seal
+from babyllama.config.run_layout import AVERAGES
 
 MANIFEST = "checkpoint_manifest.json"
 MIN_KEPT = 2
@@ -39,15 +39,6 @@ def checkpoint_folders(run_dir: Path) -> list[Path]:
     return sorted((p for p in run_dir.iterdir() if p.is_dir() and step_of(p) >= 0), key=step_of)
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(to_json(manifest, indent=None).encode()).hexdigest()
-
-
 def commit(folder: Path, extra: dict[str, Any]) -> None:
     """Declare a written checkpoint whole: flush its files, write the manifest last.
 
@@ -55,32 +46,19 @@ def commit(folder: Path, extra: dict[str, Any]) -> None:
         folder: `checkpoint-N` as the Trainer left it.
         extra: Kept in the manifest (the run's fingerprint and runtime).
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    for path in files:
-        fsync_file(path)
-    fsync_folder(folder)
-    listed = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": _hash(p)} for p in files}
-    manifest = finite({"babyllama": __version__, "step": step_of(folder), "files": listed, "extra": extra})
-    write_json(folder / MANIFEST, {**manifest, "sha256_of_the_rest": _digest(manifest)})
-    fsync_folder(folder.parent)
+    seal(folder, MANIFEST, {"babyllama": __version__, "step": step_of(folder), "extra": extra})
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: incomplete: it has no {MANIFEST} (the process ended while it was written)")
+def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = read_json(path)
-        if manifest.pop("sha256_of_the_rest") != _digest(manifest):
-            raise ValueError("its content is not what was written")
-        return {"files": dict(manifest["files"]), "extra": dict(manifest["extra"])}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from error
+        return read_manifest(folder, MANIFEST)
+    except NotWhole as problem:
+        raise CheckpointError(str(problem)) from problem
 
 
 def manifest_extra(folder: Path) -> dict[str, Any]:
     """Return what `commit` was given as extra."""
-    return _read_manifest(folder)["extra"]
+    return _manifest(folder)["extra"]
 
 
 def verify(folder: Path) -> None:
@@ -89,23 +67,18 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: Names the first file that is missing, truncated or changed.
     """
-    for name, facts in _read_manifest(folder)["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing, though the manifest lists it")
-        size = path.stat().st_size
-        if size != facts["size"]:
-            raise CheckpointError(f"{path}: damaged: {size:,} bytes, the manifest says {facts['size']:,}")
-        if _hash(path) != facts["sha256"]:
-            raise CheckpointError(f"{path}: damaged: its content is not what was written (SHA-256 differs)")
+    try:
+        check_files(folder, _manifest(folder))
+    except NotWhole as problem:
+        raise CheckpointError(str(problem)) from problem
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether the manifest is there and names and sizes agree with it (contents are not read)."""
     try:
-        files = _read_manifest(folder)["files"]
-        return all((folder / name).stat().st_size == facts["size"] for name, facts in files.items())
-    except (CheckpointError, OSError):
+        check_files(folder, _manifest(folder), contents=False)
+        return True
+    except (CheckpointError, NotWhole, OSError):
         return False
 
 
@@ -178,7 +151,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 def clean_leftovers(run_dir: Path) -> None:
     """Remove what an interrupted removal or an interrupted write left. The run's lock is held: nobody else writes."""
-    for pattern in ("checkpoint-*.deleting", ".chck_*"):
+    for pattern in ("checkpoint-*.deleting", ".chck_*", f".{AVERAGES}*"):
         for path in run_dir.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for pattern in (".*.tmp", ".write_probe_*"):

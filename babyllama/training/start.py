@@ -7,7 +7,6 @@ tokenizer before the first step, so that whatever ends the run, the folder says 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config, TrainingConfig
-    from babyllama.data.documents import Document
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
     from babyllama.training.trainer import BabyTrainer
@@ -213,8 +211,6 @@ def open_run_folder(
     start: Start,
     data: PreparedData,
     run_dir: Path,
-    held_out: Sequence[Document],
-    test: Sequence[Document],
 ) -> None:
     """Write what the run is and what it holds out into its folder; let the trainer guard its checkpoints, log to W&B.
 
@@ -223,8 +219,6 @@ def open_run_folder(
         start: Start with the configuration that was asked for and its fingerprint.
         data: The prepared text.
         run_dir: The run folder, locked.
-        held_out: The held-out documents.
-        test: The documents that `data.test` sets aside.
     """
     from babyllama.data.held_out.kept import keep_text
     from babyllama.training.callbacks import CheckpointGuard
@@ -241,4 +235,4 @@ def open_run_folder(
         write_json(run_dir / RUN_FINGERPRINT, fingerprint)
         save_config(config, run_dir / TRAINING_CONFIG)
         data.tokenizer.save_pretrained(run_dir)
-        keep_text(run_dir, data, held_out, test)
+        keep_text(run_dir, data)

@@ -19,8 +19,9 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.units import human_bytes, human_count
 from babyllama.config.loading import config_from_dict, load_config
 from babyllama.config.run_layout import corpus_stem
-from babyllama.data.documents import Document, split_documents
+from babyllama.data.documents import Document
 from babyllama.data.splits import held_out_places, hold_out
+from tests.runs import documents_in
 
 
 def load(*overrides: str) -> Any:
@@ -109,7 +110,7 @@ def test_the_share_that_is_asked_for_is_held_out(share: float) -> None:
 
 
 def test_a_mark_with_blanks_around_it_parts_documents() -> None:
-    assert split_documents("a\n<|endoftext|> \nb\n <|endoftext|>\nc") == ["a", "b", "c"]
+    assert documents_in("a\n<|endoftext|> \nb\n <|endoftext|>\nc") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "two"), ("LOCAL_RANK", "-1.5")])

@@ -12,7 +12,8 @@ from babyllama.data.cleaners import (
     domain_of,
     remove_speaker_labels,
 )
-from babyllama.data.documents import LINES_PER_DOCUMENT, MERGE_CHARACTERS, document_rule, split_documents
+from babyllama.data.documents import LINES_PER_DOCUMENT, MERGE_CHARACTERS, document_rule
+from tests.runs import documents_in
 
 RULES = [
     ("tinystories", "One.\nTwo.\n<|endoftext|>\nThree.\n<|endoftext|>\n", "endoftext", ["One.\nTwo.", "Three."]),
@@ -27,7 +28,7 @@ RULES = [
 @pytest.mark.parametrize(("domain", "text", "rule", "documents"), RULES, ids=[r[2] for r in RULES])
 def test_each_rule(domain: str, text: str, rule: str, documents: list[str]) -> None:
     assert document_rule(domain, text.split("\n")[:-1]) == rule
-    assert [part.rstrip("\n") for part in split_documents(text.rstrip("\n"), domain)] == documents
+    assert [part.rstrip("\n") for part in documents_in(text, domain)] == documents
 
 
 def test_every_rule_is_explained_to_the_user() -> None:
@@ -38,20 +39,21 @@ def test_every_rule_is_explained_to_the_user() -> None:
 
 def test_blocks_are_merged_up_to_the_bound() -> None:
     block = "x" * 1500
-    found = split_documents("\n\n".join([block] * 5))
+    found = documents_in("\n\n".join([block] * 5))
     assert [len(text) // 1500 for text in found] == [2, 2, 1]
     assert max(map(len, found)) <= MERGE_CHARACTERS
 
 
 def test_a_file_without_blank_lines_is_cut_by_count() -> None:
     lines = [f"line {number}" for number in range(100)]
-    found = split_documents("\n".join(lines))
+    found = documents_in("\n".join(lines))
     assert [text.count("\n") + 1 for text in found] == [LINES_PER_DOCUMENT, LINES_PER_DOCUMENT, 20]
     assert "\n".join(found).split("\n") == lines
+    assert len(documents_in("a\n" * 200)) == len(documents_in("a\n" * 200 + "a")) - 1 == 200 // LINES_PER_DOCUMENT
 
 
 def test_white_space_is_no_document() -> None:
-    assert split_documents("\n \n<|endoftext|>\n\t\n") == []
+    assert documents_in("\n \n<|endoftext|>\n\t\n") == []
 
 
 CLEANED = [

@@ -211,13 +211,13 @@ def test_a_text_that_cannot_be_used_leaves_nothing_unfinished(tmp_path: Path) ->
 
 
 def test_a_start_does_not_read_tokens_that_did_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from babyllama.common import cache_folders, file_hashes
+    from babyllama.common import file_hashes, files
 
     config = _config(_text(tmp_path / "text"), tmp_path / "cache")
     first = DataProcessor(config).prepare()
     monkeypatch.setattr(file_hashes, "RACY_SECONDS", 0.0)
     assert DataProcessor(config).prepare().from_cache
-    monkeypatch.setattr(cache_folders, "checksum", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setitem(files.DIGESTS, "crc32", lambda path: pytest.fail(f"{path} was read"))
     again = DataProcessor(config).prepare()
     assert again.from_cache
     np.testing.assert_array_equal(again.train.tokens, first.train.tokens)

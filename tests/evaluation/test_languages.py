@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from babyllama.data.documents import Document, split_documents
+from babyllama.data.documents import Document
 from babyllama.data.tokenizer import train_tokenizer
 from babyllama.evaluation.completion import FEWEST, completion_items, too_few
 from babyllama.evaluation.generation import Sample, beginnings, generation_figures
 from tests.conftest import _tiny
+from tests.runs import documents_in
 
 UDHR = Path(__file__).resolve().parents[2] / "examples" / "udhr"
 LANGUAGES = ("en", "de", "tr", "ru", "hi", "ar", "zh", "th")
@@ -23,7 +24,7 @@ def _text(language: str) -> str:
 
 
 def _documents(language: str) -> list[Document]:
-    return [Document(text, language) for text in split_documents(_text(language), "bnc_spoken")]  # an article each
+    return [Document(text, language) for text in documents_in(_text(language), "bnc_spoken")]  # an article each
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -77,7 +78,7 @@ def test_english_items_are_what_they_were(test_data: Path) -> None:
     old_sentence = re.compile(r"(?<![^\s])[^.!?\n]+[.!?](?=\s|$)")
     old_word = re.compile(r"^(.*\S)( [A-Za-z'’-]+[.!?])$")
     for path in sorted(test_data.glob("corpora/*/*.dev")):
-        documents = [Document(text, "d") for text in split_documents(path.read_bytes().decode())]
+        documents = [Document(text, "d") for text in documents_in(path.read_bytes().decode())]
         items = []
         for document in documents:
             for sentence in old_sentence.findall(document.text):

@@ -154,8 +154,8 @@ def test_milestones_are_counted_saved_and_written_again_by_a_resume(
     for folder in (run / "chck_12k", *run.glob("checkpoint-*")):  # as if killed behind step 40
         if folder.name not in {"checkpoint-20", "checkpoint-40"}:
             shutil.rmtree(folder)
-    (run / ".chck_12k.writing").mkdir()
-    (run / ".chck_12k.writing" / "model.safetensors").write_bytes(b"half")
+    (run / ".chck_12k.building").mkdir()
+    (run / ".chck_12k.building" / "model.safetensors").write_bytes(b"half")
     for name in ("model.safetensors", "training_metrics.json"):
         (run / name).unlink()
     train(config, resume=True)
@@ -232,7 +232,7 @@ def test_a_kill_leaves_no_half_written_milestone(text: Path, tmp_path: Path) -> 
         whole, found = folder_hashes(clean), folder_hashes(run)
         same = [name for name, value in found.items() if whole[name] == value]
         assert all(name in same or name.endswith("training_config.yaml") for name in found)
-        assert list(run.glob(".chck_*.writing")), "one was being written"
+        assert list(run.glob(".chck_*.building")), "one was being written"
     train(config_for(text, tmp_path / "killed", **RECIPE), resume=True)
     assert {name: v for name, v in folder_hashes(run).items() if not name.endswith(".yaml")} == {
         name: v for name, v in whole.items() if not name.endswith(".yaml")
@@ -274,7 +274,7 @@ def test_milestones_are_scored_and_shown_and_overwritten(
 
 
 def test_milestones_are_known_in_a_run_folder(tmp_path: Path) -> None:
-    for name in ("chck_1M", ".chck_2M.writing"):
+    for name in ("chck_1M", ".chck_2M.building"):
         (tmp_path / name).mkdir()
     state = inspect_run(tmp_path)
     assert state.foreign_files == []

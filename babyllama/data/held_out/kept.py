@@ -56,19 +56,17 @@ def text_hashes(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     return np.fromiter(found, np.uint64, len(texts))
 
 
-def keep_text(run_dir: Path, data: PreparedData, documents: Sequence[Document], test: Sequence[Document] = ()) -> None:
+def keep_text(run_dir: Path, data: PreparedData) -> None:
     """Write what was held out and set aside, and hashes of what was trained on or held out, into a run folder.
 
     Args:
         run_dir: The run folder.
         data: The prepared text.
-        documents: The held-out documents.
-        test: The documents that `data.test` sets aside.
     """
     with atomic_path(run_dir / TEXT_HASHES) as temporary, temporary.open("wb") as handle:
         np.savez(handle, trained=np.unique(document_hashes(data.train)), held_out=document_hashes(data.valid))
-    _write(run_dir / HELD_OUT_TEXT, documents)
-    _write(run_dir / TEST_TEXT, test)
+    _write(run_dir / HELD_OUT_TEXT, data.held_out_documents)
+    _write(run_dir / TEST_TEXT, data.test_documents)
 
 
 def _write(path: Path, documents: Sequence[Document]) -> None:

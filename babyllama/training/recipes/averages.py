@@ -31,6 +31,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from babyllama.common.console import is_main_process, say
 from babyllama.common.errors import CheckpointError
+from babyllama.common.files import Building
 from babyllama.config.run_layout import AVERAGES, AVERAGES_FILE, MEANS
 from babyllama.models.older_readers import write_old_names
 
@@ -201,9 +202,10 @@ def save_averages(trainer: Any, tokenizer: Any, run_dir: Path, loss: Callable[[]
         before = averages.put(name)
         entry = {"name": name, "valid_loss": loss(), "kept": False}
         if is_main_process():
-            model.save_pretrained(run_dir / name)
-            tokenizer.save_pretrained(run_dir / name)
-            write_old_names(run_dir / name)
+            with Building(run_dir / name) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                write_old_names(folder)
         averages.put_back(before)
         steps = {"steps": averages.taken} if name == averages.mean else {}
         found.append({**entry, **steps})
