@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import regex
 import torch
@@ -30,6 +30,9 @@ from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The last word and its mark; marks beyond ASCII may stand behind a blank, as the danda often does.
 _LAST_WORD = regex.compile(rf"^(.*\S)( [\p{{L}}\p{{M}}'’\u200c\u200d-]+(?:[.!?]|\s?(?=[^\x00-\x7f])[{TERMINATORS}]))$")
@@ -90,7 +93,12 @@ def too_few(figures: dict[str, Any]) -> dict[str, Any]:
 @full_float32()
 @torch.inference_mode()
 def completion_accuracy(
-    model: Any, tokenizer: Any, items: Sequence[tuple[str, str]], *, window: int, limit: int | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[tuple[str, str]],
+    *,
+    window: int,
+    limit: int | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return share of items whose last word is predicted exactly.
 
@@ -129,7 +137,7 @@ def completion_accuracy(
     return figures, details
 
 
-def _all_argmax(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
+def _all_argmax(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
     """Per row, whether every target is the likeliest token."""
     device = next(model.parameters()).device
     ids = pad_right([row[0] for row in rows], 0, device)

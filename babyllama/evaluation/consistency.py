@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from torch import Tensor
 from babyllama.evaluation.log_probs import pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
 from babyllama.models.gpu import full_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Plain, child-directed English; the two prompts of a pair ask for the same word. Where the text is in another language,
 # benchmark.py takes only prompts that its user gives.
@@ -79,7 +82,9 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 @full_float32()
 @torch.inference_mode()
-def next_token_distributions(model: Any, tokenizer: Any, prompts: Sequence[str], *, window: int) -> Tensor:
+def next_token_distributions(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, window: int
+) -> Tensor:
     """(N, V) float64 next-token probabilities after each prompt (BOS in front, the end kept where it is too long)."""
     device = next(model.parameters()).device
     first = bos_id(tokenizer)
@@ -90,7 +95,11 @@ def next_token_distributions(model: Any, tokenizer: Any, prompts: Sequence[str],
 
 
 def consistency(
-    model: Any, tokenizer: Any, *, window: int, pairs: Sequence[tuple[str, str]] = PARAPHRASES
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    window: int,
+    pairs: Sequence[tuple[str, str]] = PARAPHRASES,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Agreement between paraphrased prompts.
 

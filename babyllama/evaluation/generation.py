@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from babyllama.evaluation.perplexity import bos_id, encode_text
 from babyllama.models.decoding.decoder import Decoder, make_decoder
 from babyllama.models.decoding.sampling import Sampling
 from babyllama.models.gpu import full_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_PROMPTS = ("Once upon a time", "The little girl", "One day", "He said that", "There was a")
 SAMPLES = 10  # texts, where neither their number nor prompts are given
@@ -43,8 +46,8 @@ class Sample:
 
 @full_float32()
 def generate(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     window: int,
@@ -87,7 +90,7 @@ def generate(
     return samples
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     """Return the ids of prompts, BOS in front."""
     first = bos_id(tokenizer)
     return [[first, *tokens] for tokens in encode_text(tokenizer, list(prompts))]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from babyllama.evaluation.generation import decode
 from babyllama.models.decoding.decoder import Decoder, make_decoder
 from babyllama.models.decoding.sampling import GREEDY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REPEATS = 5
 NEW_TOKENS = 32
@@ -34,7 +37,7 @@ def _write(decoder: Decoder, batch: int, prompt_length: int, new_tokens: int) ->
 
 
 def generation_speed(
-    model: Any, *, window: int, batch_sizes: tuple[int, ...] = (1, 16), repeats: int = REPEATS
+    model: PreTrainedModel, *, window: int, batch_sizes: tuple[int, ...] = (1, 16), repeats: int = REPEATS
 ) -> dict[str, Any]:
     """Generation speed.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import regex
@@ -27,6 +27,9 @@ from babyllama.data.words import TERMINATORS, is_unspaced, sentences
 from babyllama.evaluation.intervals import bootstrap_ratio
 from babyllama.evaluation.log_probs import BATCH_TOKENS
 from babyllama.evaluation.perplexity import score_documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CLOSING = r"[\p{Pe}\p{Pf}\"'*_]*"
 _END = regex.compile(rf"(?<=[{TERMINATORS}]{_CLOSING})\s+")
@@ -61,8 +64,8 @@ def _unwrapped(lines: Sequence[str]) -> list[str]:
 
 
 def isolated_sentences(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Document],
     *,
     window: int,

@@ -87,7 +87,7 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) 
         yield batch
 
 
-def pad_right(rows: Sequence[Sequence[int]], fill: int, device: Any = "cpu") -> Tensor:
+def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device | str = "cpu") -> Tensor:
     """Return rows of ids as one (B, longest) int64 tensor, filled on the right."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)

@@ -14,8 +14,7 @@ paradigm, from 0), so that a recipe can be chosen on one half and reported on th
 An item may have several bad sentences (data/formats/pairs.py): it is right when the good one is likelier than each, its
 `bad` is the score of the likeliest, and guessing is right in 1/(1 + number of bad ones): `chance`.
 
-Both sentences of a pair are scored in one pass (pair_scoring.py). A sentence without a token scores 0 and is counted
-in `empty_sentences`.
+Both sentences of a pair are scored in one pass (pair_scoring.py); one without a token scores 0 (`empty_sentences`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,12 +40,12 @@ from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
 from babyllama.evaluation.perplexity import bos_id, encode_text
 from babyllama.models.runtime import fast_low_precision
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 CALIBRATION_PAIRS = 512
 NARROW_SIGMAS, NARROW_AT_LEAST = 8.0, 0.1  # standard deviations of the error; nats
-WHERE_TO_GET = (
-    "no minimal pairs: BLiMP (Warstadt et al. 2020, GitHub alexwarstadt/blimp, folder data/) "
-    "can be given with --minimal-pairs DIR"
-)
+WHERE_TO_GET = "no minimal pairs: BLiMP (GitHub alexwarstadt/blimp, folder data/) can be given with --minimal-pairs DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +184,8 @@ def pairs_from_records(records: Sequence[dict[str, Any]]) -> list[Pair]:
 
 
 def score_sentences(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     *,
     max_length: int | None = None,
@@ -220,7 +219,12 @@ def score_sentences(
 
 
 def pair_scores(
-    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], *, max_length: int | None = None, **options: Any
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, str]],
+    *,
+    max_length: int | None = None,
+    **options: Any,
 ) -> list[tuple[float, float]]:
     """Return scores of the good and the bad sentence of each pair; what a pair shares from the left is computed once.
 
@@ -252,7 +256,7 @@ def _check_lengths(texts: Sequence[str], encoded: Sequence[Sequence[int]], max_l
 
 
 def screened_scores(
-    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], **options: Any
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], **options: Any
 ) -> list[tuple[float, float]]:
     """Return scores of pairs: bfloat16 where the margin is clear, float32 where it is narrow.
 
@@ -283,14 +287,13 @@ def screened_scores(
     errors = np.array([margins[i] - (good - bad) for i, (good, bad) in exact.items()])
     narrow = max(NARROW_AT_LEAST, NARROW_SIGMAS * float(np.sqrt(np.mean(errors**2))), 2 * float(np.abs(errors).max()))
     rescore([i for i in np.flatnonzero(np.abs(margins) < narrow).tolist() if i not in exact])
-    for index, values in exact.items():
-        scores[index] = values
+    scores[list(exact)] = list(exact.values())
     return [(good, bad) for good, bad in scores.tolist()]
 
 
 def evaluate_pairs(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     *,
     max_length: int | None = None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from torch import Tensor
 from babyllama.evaluation.log_probs import BATCH_TOKENS, batches_by_length, pad_right, sum_log_probs, target_log_probs
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 PROBE_TOLERANCE = 1e-3  # nats; a mask or positions that are ignored move a score by far more
 
@@ -78,7 +82,7 @@ def _mask(rows: Sequence[PairRow], width: int, dtype: torch.dtype) -> Tensor:
 
 @full_float32()
 @torch.inference_mode()
-def _batch_scores(backbone: Any, head: Any, rows: Sequence[PairRow]) -> Tensor:
+def _batch_scores(backbone: Module, head: Module, rows: Sequence[PairRow]) -> Tensor:
     """(B, 2) float64 scores of good and bad."""
     device, dtype = head.weight.device, head.weight.dtype
     ids = pad_right([row.ids for row in rows], 0, device)
@@ -96,7 +100,7 @@ def _batch_scores(backbone: Any, head: Any, rows: Sequence[PairRow]) -> Tensor:
     return scores
 
 
-def honours_mask(model: Any, first: int) -> bool:
+def honours_mask(model: PreTrainedModel, first: int) -> bool:
     """Score one short pair in a shared row and as two sentences, once per model, and compare.
 
     False where the model does not take the mask of a shared row, or ignores it.
@@ -115,13 +119,13 @@ def honours_mask(model: Any, first: int) -> bool:
     return cached
 
 
-def supports_pairs(model: Any, first: int) -> bool:
+def supports_pairs(model: PreTrainedModel, first: int) -> bool:
     """Return whether pairs can be scored in one row: a backbone with a plain head that takes mask and positions."""
     return backbone_and_head(model) is not None and honours_mask(model, first)
 
 
 def score_pairs(
-    model: Any,
+    model: PreTrainedModel,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     first: int,
     *,

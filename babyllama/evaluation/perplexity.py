@@ -37,7 +37,7 @@ from babyllama.models.loading import load_model
 SMALLER_PASSES = 8  # how much less a GPU computes at once where its memory is short
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 @dataclass
@@ -89,7 +89,7 @@ def rolling_windows(
         done = end
 
 
-def bos_id(tokenizer: Any) -> int:
+def bos_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id before a text's first token: BOS, else EOS.
 
     Raises:
@@ -101,7 +101,7 @@ def bos_id(tokenizer: Any) -> int:
     raise DataError("the tokenizer has neither a BOS nor an EOS token: nothing can stand before a text's first token")
 
 
-def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text without special tokens; a spelled-out special token in a text is text where we can help it."""
     if getattr(tokenizer, "is_fast", False):
         from babyllama.data.tokenizer import encode_documents
@@ -111,8 +111,8 @@ def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def score_documents(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Document],
     *,
     window: int,

@@ -71,11 +71,11 @@ class ScoreCache:
         self.folder = folder or cache_home() / "scores"
         self.hits = 0
 
-    def _path(self, content: str, task: str, options: Any) -> Path:
+    def _path(self, content: str, task: str, options: object) -> Path:
         key = hashlib.sha256(to_json([scoring_version(), content, task, options], indent=None).encode()).hexdigest()
         return self.folder / f"{key}.json.gz"
 
-    def get(self, content: str, task: str, options: Any) -> dict[str, Any] | None:
+    def get(self, content: str, task: str, options: object) -> dict[str, Any] | None:
         """Return what `put` stored for the same content, task and options; None where there is nothing."""
         path = self._path(content, task, options)
         if not self.enabled or not path.is_file():
@@ -87,7 +87,7 @@ class ScoreCache:
         self.hits += 1
         return found
 
-    def put(self, content: str, task: str, options: Any, value: dict[str, Any]) -> None:
+    def put(self, content: str, task: str, options: object, value: dict[str, Any]) -> None:
         """Store a score; a folder that cannot be written is no error, the score is then made again next time."""
         if not self.enabled:
             return

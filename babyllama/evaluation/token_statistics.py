@@ -9,7 +9,7 @@ it was right. The expected calibration error (Guo et al. 2017, arXiv 1706.04599)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from babyllama.evaluation.perplexity import bos_id, encode_text, rolling_windows
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 BINS = 15
 MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is then below 0.0025
 
@@ -26,7 +29,12 @@ MAX_TOKENS = 50_000  # positions looked at; the standard error of a share is the
 @full_float32()
 @torch.inference_mode()
 def token_statistics(
-    model: Any, tokenizer: Any, documents: Sequence[Document], *, window: int, max_tokens: int = MAX_TOKENS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    *,
+    window: int,
+    max_tokens: int = MAX_TOKENS,
 ) -> dict[str, Any]:
     """Return the figures over the first documents that make up `max_tokens` tokens.
 
@@ -66,7 +74,7 @@ def token_statistics(
 
 
 def _batch_figures(
-    model: Any, windows: Sequence[tuple[list[int], list[int]]], batch: Sequence[int]
+    model: PreTrainedModel, windows: Sequence[tuple[list[int], list[int]]], batch: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return entropy, likeliest token's probability and whether it is right, per predicted token of a batch."""
     device = next(model.parameters()).device

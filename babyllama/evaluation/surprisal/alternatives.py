@@ -7,7 +7,7 @@ likelier.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from babyllama.evaluation.log_probs import BLOCK_ROWS, IGNORE
 from babyllama.evaluation.perplexity import bos_id, rolling_windows
 from babyllama.evaluation.surprisal.scores import BITS, encode_exactly
 from babyllama.models.gpu import full_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LIKELIEST = 5
 
@@ -44,7 +47,9 @@ class TokenChoice:
 
 @full_float32()
 @torch.inference_mode()
-def token_choices(model: Any, tokenizer: Any, text: str, window: int, count: int = LIKELIEST) -> list[TokenChoice]:
+def token_choices(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, window: int, count: int = LIKELIEST
+) -> list[TokenChoice]:
     """Score each token of a text and find the likeliest ones in its place.
 
     Args:

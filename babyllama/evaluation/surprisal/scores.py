@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, IGNORE, bat
 from babyllama.evaluation.perplexity import bos_id, rolling_windows
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BITS = 1 / math.log(2)
 
@@ -124,7 +129,7 @@ class TextSurprisal:
         return next((place for place in reversed(range(*span)) if not self.text[place].isspace()), span[0])
 
 
-def boundary_tokens(tokenizer: Any) -> list[int]:
+def boundary_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return ids of the tokens that have a blank in front; none where the tokenizer puts no blanks there.
 
     The sign for a blank is what a text of one blank is spelled with (Ġ, ▁); special tokens have none.
@@ -137,8 +142,8 @@ def boundary_tokens(tokenizer: Any) -> list[int]:
 
 
 def score_texts(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     contexts: Sequence[str] | None = None,
     *,
@@ -189,7 +194,7 @@ def _joined(context: str, text: str) -> str:
     return context + " "
 
 
-def encode_exactly(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+def encode_exactly(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
     """Encodings without special tokens; one that is spelled out in a text is text."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
@@ -200,7 +205,7 @@ def encode_exactly(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
         backend.encode_special_tokens = before
 
 
-def _of_text(text: str, before: int, encoding: Any, values: np.ndarray, has_boundary: bool) -> TextSurprisal:
+def _of_text(text: str, before: int, encoding: Encoding, values: np.ndarray, has_boundary: bool) -> TextSurprisal:
     """The tokens of a text behind `before` characters of context; a token that reaches into the text is the text's."""
     ends = [end for _, end in encoding.offsets]
     # The blank that parts context and text (before - 1) belongs to the text's first token.
@@ -214,7 +219,7 @@ def _of_text(text: str, before: int, encoding: Any, values: np.ndarray, has_boun
 @full_float32()
 @torch.inference_mode()
 def _token_bits(
-    model: Any,
+    model: PreTrainedModel,
     inputs: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     boundary: list[int],
@@ -241,7 +246,7 @@ def _token_bits(
     return found
 
 
-def _in_blocks(rows: Tensor, targets: Tensor, head: Any, boundary: Tensor) -> np.ndarray:
+def _in_blocks(rows: Tensor, targets: Tensor, head: Module, boundary: Tensor) -> np.ndarray:
     """(2, N): the head is applied to a block of rows at a time, so that its logits stay small."""
     parts = []
     for start in range(0, len(rows), BLOCK_ROWS):
