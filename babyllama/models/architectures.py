@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from babyllama.common.errors import ConfigError
 from babyllama.config.checks import default_heads
@@ -23,7 +23,7 @@ from babyllama.config.run_layout import preset_paths
 from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MIN_POSITIONS = 512
 ROTARY_SHARE_GPTJ = (
@@ -36,7 +36,7 @@ def max_positions(config: Config) -> int:
     return config.model.max_position_embeddings or max(MIN_POSITIONS, config.data.seq_length)
 
 
-def _special_ids(tokenizer: Any) -> dict[str, int | None]:
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     return {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -133,7 +133,7 @@ def build_model_config(
     return model_config
 
 
-def build_model(config: Config, tokenizer: Any) -> PreTrainedModel:
+def build_model(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Return a model of one of the three architectures with random float32 weights from torch's current seed."""
     from transformers import AutoModelForCausalLM
 

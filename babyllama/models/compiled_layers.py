@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ OURS = {attention.PLAIN: "eager", attention.RECOMPUTE: "eager", attention.CAUSAL
 """Our implementations, and what a model gets instead whose attention takes no functions from outside."""
 
 
-def set_attention(model: Any, name: str) -> str:
+def set_attention(model: PreTrainedModel, name: str) -> str:
     """Give a model an attention implementation, or what it can take of it.
 
     Args:
@@ -39,7 +39,7 @@ def set_attention(model: Any, name: str) -> str:
     return getattr(model.config, "_attn_implementation", None) or name
 
 
-def prepare_layers(model: Any, runtime: Runtime) -> None:
+def prepare_layers(model: PreTrainedModel, runtime: Runtime) -> None:
     """Set the attention implementation to `runtime.attention` and compile each layer if `runtime.compile` is "layers".
 
     Each is compiled by itself with static shapes; they share one graph, so only the first costs time.

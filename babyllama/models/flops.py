@@ -11,7 +11,10 @@ sparsity); a CPU has none worth naming: `tests/speed/train_speed.py` measures it
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Dense 16-bit tensor-core rate (float32 sums) in FLOP/s by words of the device's name, from the makers' data sheets.
 PEAKS_16_BIT = {
@@ -44,7 +47,7 @@ PEAKS_16_BIT = {
 }
 
 
-def flops_per_token(model: Any, length: int) -> float:
+def flops_per_token(model: PreTrainedModel, length: int) -> float:
     """Model FLOPs of one training token (forward and backward).
 
     Args:
@@ -57,7 +60,7 @@ def flops_per_token(model: Any, length: int) -> float:
     return 6.0 * multiplying_parameters(model) + 12.0 * layers * width * length
 
 
-def multiplying_parameters(model: Any) -> int:
+def multiplying_parameters(model: PreTrainedModel) -> int:
     """Parameters without the tables that are looked up (input and position embeddings), with the head, tied or not."""
     import torch
 

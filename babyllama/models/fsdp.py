@@ -14,6 +14,7 @@ from babyllama.config.schema import Config, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import Trainer
 
 
 def sharding_arguments(training: TrainingConfig) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def check_sharding(config: Config, device: str, processes: int) -> None:
         raise ConfigError("training.fsdp: not with a distillation: the teachers' loss reads whole weights")
 
 
-def reduce_in_float32(trainer: Any) -> None:
+def reduce_in_float32(trainer: Trainer) -> None:
     """Sum gradients over processes in float32 and keep the loss float32; accelerate would take bf16 for both."""
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     policy = getattr(plugin, "mixed_precision_policy", None)

@@ -23,11 +23,14 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
 
 IGNORE = -100
 BLOCK_ROWS = 1024  # 512 and 1,024 are equally fast on 2 cores, 2,048 leaves the cache
@@ -111,7 +114,13 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, dtype: torch.dtype, fast: bool
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        dtype: torch.dtype,
+        fast: bool,
     ) -> Tensor:
         block = FusedBlock.get(fast)
         rows, sums = hidden.shape[0], accumulation_dtype(dtype)
@@ -139,11 +148,11 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         return *scaled_gradients(ctx, grad_output), None, None, None
 
 
-def scaled_gradients(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def scaled_gradients(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradients that a forward pass saved (hidden, weight, bias), float32 until they meet the incoming one."""
     d_hidden, d_weight, d_bias = ctx.saved_tensors
     hidden_dtype, weight_dtype = ctx.dtypes

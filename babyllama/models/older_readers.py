@@ -39,7 +39,7 @@ def write_old_names(folder: Path) -> None:
             write_json(model, found | old)
 
 
-def old_rope(parameters: Any) -> dict[str, Any]:
+def old_rope(parameters: dict[str, Any] | None) -> dict[str, Any]:
     """Entries of version 4 for the rotary embedding.
 
     >>> old_rope({"rope_type": "default", "rope_theta": 10000.0})

@@ -12,7 +12,7 @@ masks (hashed_dropout.py), which compile to vector code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,10 +21,12 @@ from babyllama.models.hashed_dropout import hashed_dropout
 from babyllama.models.structure import decoder_layers
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from babyllama.models.runtime import Runtime
 
 
-def add_residual_dropout(model: Any, p: float, runtime: Runtime) -> None:
+def add_residual_dropout(model: PreTrainedModel, p: float, runtime: Runtime) -> None:
     """Let a Llama in training mode drop entries of what attention and feed-forward add to the residual stream.
 
     Args:
@@ -41,7 +43,7 @@ def add_residual_dropout(model: Any, p: float, runtime: Runtime) -> None:
 
 
 def _hook(p: float, drop: Callable[[Tensor, float], Tensor]) -> Callable[..., Tensor | None]:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         return drop(output, p) if module.training else None
 
     return hook

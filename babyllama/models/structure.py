@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from babyllama.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TRIED_TOKENS = 8
 
@@ -83,7 +86,7 @@ def require_causal(model: nn.Module) -> nn.Module:
     return model
 
 
-def positions_of(model: Any) -> int | None:
+def positions_of(model: PreTrainedModel) -> int | None:
     """Return how many positions a model has by its config, under whatever name; None where it does not say.
 
     XLNet says -1, which stands for no limit.
@@ -93,7 +96,7 @@ def positions_of(model: Any) -> int | None:
     return next((value for value in found if isinstance(value, int) and value > 0), None)
 
 
-def decoder_layers(model: Any) -> list[Any]:
+def decoder_layers(model: PreTrainedModel) -> list[Any]:
     """Return the model's equal layers (`model.layers` or `transformer.h`), empty where none is recognised."""
     backbone = getattr(model, "base_model", model)
     for name in ("layers", "h"):

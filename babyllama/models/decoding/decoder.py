@@ -11,13 +11,16 @@ Texts are padded on the left, so that the newest token of all of them stands in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from babyllama.models.decoding.lean_model import LeanLayer, LeanModel, take_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROOF_TOKENS = 128  # of the longer text; positions are looked up in tables, so later ones differ in numbers only
 TOLERANCE = 1e-3  # of the largest logit; float32 in another order differs by 1e-6 to 1e-5
@@ -39,7 +42,7 @@ class Decoder(Protocol):
         """Read one more token of each text and return the (B, V) logits behind it."""
 
 
-def pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor | None]:
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
     """Join rows of ids to a (B, T) tensor, filled on the left with 0.
 
     Returns:
@@ -56,7 +59,7 @@ def pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor
 class TransformersDecoder:
     """Decode with the model's own forward and Transformers' cache."""
 
-    def __init__(self, model: Any, context_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, context_length: int) -> None:
         """Wrap a model.
 
         Args:
@@ -214,7 +217,7 @@ class LeanDecoder:
         return layer.output(attended.transpose(1, 2).reshape(batch * count, -1))
 
 
-def make_decoder(model: Any, context_length: int) -> Decoder:
+def make_decoder(model: PreTrainedModel, context_length: int) -> Decoder:
     """Return the fastest decoder that is proved to write what the model writes.
 
     Args:

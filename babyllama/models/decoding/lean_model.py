@@ -24,11 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROVEN_ROPES = ("default", "linear", "llama3", "yarn")  # others look at the length of the text
 
@@ -113,7 +116,7 @@ class LeanModel:
     head_size: int
 
 
-def take_apart(model: Any, length: int) -> LeanModel | None:
+def take_apart(model: PreTrainedModel, length: int) -> LeanModel | None:
     """Take a model apart into plain matrices.
 
     Args:
@@ -141,7 +144,7 @@ def _linear(*modules: nn.Linear, scale: Tensor | None = None) -> Matrix:
     return Matrix(*_joined(modules), scale)
 
 
-def _conv(module: Any) -> Matrix:
+def _conv(module: nn.Module) -> Matrix:
     """Return Transformers' Conv1D, whose weight is (in, out) already."""
     return Matrix(module.weight.detach(), module.bias.detach())
 
@@ -151,7 +154,7 @@ def _layer_norm(module: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
     return lambda rows: F.layer_norm(rows, shape, weight, bias, eps)
 
 
-def _rms_norm(module: Any) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _rms_norm(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """Return the norm without its weight, and the factors that the matrix behind it takes over."""
     width = module.weight.shape[0]
     floor = torch.tensor((width * module.variance_epsilon) ** 0.5, device=module.weight.device)
@@ -166,7 +169,7 @@ def _plain_mlp(inner: Matrix, activation: Callable[[Tensor], Tensor], outer: Mat
     return lambda rows: outer(activation(inner(rows)))
 
 
-def _gated_mlp(module: Any, scale: Tensor) -> Callable[[Tensor], Tensor]:
+def _gated_mlp(module: nn.Module, scale: Tensor) -> Callable[[Tensor], Tensor]:
     both = _linear(module.gate_proj, module.up_proj, scale=scale)
     down, activation = _linear(module.down_proj), module.act_fn
 
@@ -183,7 +186,7 @@ def _signed(cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor]:
     return cosines.contiguous(), torch.cat((-sines[:, :half], sines[:, half:]), dim=1)
 
 
-def _llama(model: Any, length: int) -> LeanModel | None:
+def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.model
     if (config.rope_parameters or {}).get("rope_type", "default") not in PROVEN_ROPES:
         return None
@@ -211,7 +214,7 @@ def _llama(model: Any, length: int) -> LeanModel | None:
     )
 
 
-def _gpt2(model: Any, length: int) -> LeanModel | None:
+def _gpt2(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.transformer
     if config.add_cross_attention or length > config.n_positions:
         return None
@@ -239,7 +242,7 @@ def _gpt2(model: Any, length: int) -> LeanModel | None:
     )
 
 
-def _gptj(model: Any, length: int) -> LeanModel | None:
+def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.transformer
     head_size = config.n_embd // config.n_head
     turned = config.rotary_dim or head_size
