@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from babyllama.data.splits import part_document
 from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TEST, TRAIN, UNUSED, Selection, TextShards
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from transformers import PreTrainedTokenizerFast
 
 SAMPLE_BYTES = 300_000_000  # of text that a tokenizer is trained on; more is sampled evenly
@@ -249,7 +250,7 @@ def clearing_up(cache: Path, split_fingerprint: str) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def cache_lock(cache: Path, key: str) -> Any:
+def cache_lock(cache: Path, key: str) -> BaseFileLock:
     """Return two processes that prepare the same text: the second waits and finds it done.
 
     Raises:

@@ -12,11 +12,22 @@ a version of accelerate cannot change it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+
+class ChunkSet(Protocol):
+    """A training set whose epochs are told apart: a PackedDataset, or one that brings `order(epoch)`."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
 
 
 def shuffled(chunks: int, seed: int, epoch: int) -> np.ndarray:
@@ -25,7 +36,7 @@ def shuffled(chunks: int, seed: int, epoch: int) -> np.ndarray:
     return torch.randperm(chunks, generator=generator).numpy()
 
 
-def epoch_order(dataset: Any, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(dataset: ChunkSet, seed: int, epoch: int) -> np.ndarray:
     """(len(dataset),) numbers of the chunks that an epoch shows, in order: the dataset's own where it has one.
 
     Args:
@@ -48,7 +59,7 @@ class EpochSampler(Sampler[int]):
         seed: `training.seed`.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: ChunkSet, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __iter__(self) -> Iterator[int]:

@@ -33,6 +33,8 @@ from babyllama.data.variation.mixing import mix_weights, mixed
 from babyllama.data.variation.segments import Segmenter
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.config.schema import Config
     from babyllama.data.prepared import PreparedData
 
@@ -170,7 +172,7 @@ def as_dataset(split: TokenSplit, seq_length: int, *, pad_id: int) -> Dataset[An
     return HubDataset.from_list(list(rows()), features=features)
 
 
-def filler(tokenizer: Any) -> int:
+def filler(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id that fills the last chunk: padding, else the end token, else 0; no label ever counts it."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:

@@ -75,6 +75,11 @@ class PreparedData:
         return self._set_aside[1]
 
     @property
+    def origin(self) -> str:
+        """Where the tokens came from, in words."""
+        return "from the cache" if self.from_cache else "prepared"
+
+    @property
     def train_words(self) -> int:
         """Words of the training documents."""
         return int(self.train.words.sum())

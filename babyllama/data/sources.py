@@ -12,7 +12,6 @@ import glob as globbing
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from babyllama.common.errors import DataError
 from babyllama.common.records import COMPRESSED, kind_of, mended, open_binary, read_rows
@@ -287,7 +286,7 @@ def _rows(path: Path, errors: str, key: str) -> Iterator[str]:
         yield _text_of(record, f"{path}: line {number}", key)
 
 
-def _text_of(record: Any, place: str, key: str = "text") -> str:
+def _text_of(record: object, place: str, key: str = "text") -> str:
     if not isinstance(record, dict) or key not in record:
         keys = ", ".join(map(str, list(record)[:6])) if isinstance(record, dict) else type(record).__name__
         raise DataError(f"{place}: no key `{key}` (found: {keys}). Name the one that holds the text: data.text_key")

@@ -15,13 +15,16 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from babyllama.data.documents import Document
 from babyllama.data.fast_encoding import DocumentEncoder
 from babyllama.data.words import count_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class TokenSplit:
     domains: list[str]
 
 
-def write_split(folder: Path, name: str, documents: Iterable[Document], tokenizer: Any) -> None:
+def write_split(folder: Path, name: str, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -> None:
     """Tokenize documents and append them to a split's files.
 
     Args:

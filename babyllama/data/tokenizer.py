@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import regex
 
@@ -34,7 +34,7 @@ from babyllama.data.words import is_unspaced, pieces
 from babyllama.models.loading import read_whole_texts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 IN_FRONT = " "
@@ -97,7 +97,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, prefix_space: bool
     return wrap(tokenizer)
 
 
-def _put_blank_in_front(tokenizer: Any) -> None:
+def _put_blank_in_front(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a bare tokenizer put a blank in front of a text, and take one away where it decodes."""
     from tokenizers import decoders, normalizers
 
@@ -230,7 +230,7 @@ def choose_vocab_size(tokenizer: PreTrainedTokenizerFast, sample: Sequence[str])
     return last, f"vocab_size auto: {last:,}: {gain:.1f}% shorter text than with {sizes[-2]:,}; {more}"
 
 
-def wrap(tokenizer: Any) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """Make a transformers tokenizer of a bare one that has our special tokens; it adds `<s>` in front."""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
@@ -263,7 +263,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
         backend.encode_special_tokens = before
 
 
-def token_bytes(tokenizer: Any) -> list[bytes]:
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     """Return the bytes that each token stands for; none for special tokens.
 
     A byte-level token tells them letter by letter, SentencePiece's byte tokens as `<0xE0>`, others are their text.
@@ -318,7 +318,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return read_whole_texts(tokenizer, path)
 
 
-def _loader(path: Path) -> Any:
+def _loader(path: Path) -> type[PreTrainedTokenizerBase] | type[AutoTokenizer]:
     """Return the class that loads a folder: for one that we saved alone (no model beside it) the class that it names.
 
     AutoTokenizer would load the same, after importing torch and every model's configuration: 2.0 s instead of 0.5.

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from babyllama.data.splits import HELD_OUT_BYTES
 from babyllama.data.token_store import document_hashes, hash_ids
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.data.prepared import PreparedData
 
 
@@ -48,7 +50,7 @@ class KeptText:
     test: list[Document] | None = None
 
 
-def text_hashes(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+def text_hashes(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
     """Hash texts as `document_hashes` hashes the documents of a run with this tokenizer; (D,) uint64."""
     from babyllama.data.tokenizer import encode_documents
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,12 +19,25 @@ from babyllama.data.documents import Document, documents_fingerprint
 from babyllama.data.held_out.kept import KeptText, kept_text, text_hashes
 from babyllama.plugins import require_plugins
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class CorpusReader(Protocol):
+    """What makes the split of a run's corpus again: `data_utils.DataProcessor`."""
+
+    def split_fingerprint(self) -> str:
+        """Return the hash of what the split depends on."""
+
+    def held_out_documents(self) -> list[Document]:
+        """Return the documents that the split holds out."""
+
 
 def held_out_documents(
     run_dir: Path,
     metrics: Mapping[str, Any],
-    tokenizer: Any,
-    processor: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    processor: CorpusReader,
     plugins: Sequence[str] = (),
     *,
     test: bool = False,
@@ -74,7 +87,9 @@ def _tell_of_change(recorded: str | None, split_now: Callable[[], str] | None) -
         say(f"the run's text {changed}: scored are the documents that the run held out, as it kept them")
 
 
-def _still_held_out(run_dir: Path, documents: list[Document], kept: KeptText | None, tokenizer: Any) -> list[Document]:
+def _still_held_out(
+    run_dir: Path, documents: list[Document], kept: KeptText | None, tokenizer: PreTrainedTokenizerBase
+) -> list[Document]:
     """Of a changed text the documents that were held out then."""
     changed = f"{run_dir.name}: its text has changed since the training"
     if kept is None:
@@ -99,7 +114,7 @@ def _never_seen(run_dir: Path, documents: list[Document], kept: KeptText | None,
 
 
 def trained_on(
-    run_dir: Path, tokenizer: Any, documents: Sequence[Document], clean: Callable[[str, str], str]
+    run_dir: Path, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document], clean: Callable[[str, str], str]
 ) -> int | None:
     """Count documents on which a run was trained, word for word, as they are or as its cleaning makes them.
 

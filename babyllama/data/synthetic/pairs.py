@@ -8,17 +8,18 @@ for models trained on the embedded corpus: others have never met its words. Engl
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from babyllama.data.synthetic import lexicon as lex
 from babyllama.data.synthetic.rules import PRONOUN, REFLEXIVE
 
-Pick = Callable[[Any], Any]
+T = TypeVar("T")
+Pick = Callable[[Iterable[T]], T]
 
 
-def _pick(generator: random.Random) -> Any:
-    def pick(words: Any) -> Any:
+def _pick(generator: random.Random) -> Pick:
+    def pick(words: Iterable[T]) -> T:
         items = list(words)
         return items[int(generator.random() * len(items))]
 

@@ -11,9 +11,12 @@ same whatever the batch, the number of processes and where a run was resumed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -40,7 +43,7 @@ class InputNoise:
         seed: Seed of the draws.
     """
 
-    def __init__(self, share: float, tokenizer: Any, seed: int) -> None:
+    def __init__(self, share: float, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
         self.seed, self.pad = seed, tokenizer.pad_token_id
         self.bound = np.uint64(min(round(share * 2**64), 2**64 - 1))
         special = {number for number in tokenizer.all_special_ids if number < len(tokenizer)}

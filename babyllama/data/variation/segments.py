@@ -15,7 +15,7 @@ be as short as a sentence at a document's begin or end, and as long as the sente
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
@@ -24,6 +24,9 @@ from babyllama.data.token_store import TokenSplit
 from babyllama.data.tokenizer import token_bytes
 from babyllama.data.variation.layout import Pieces
 from babyllama.data.words import TERMINATORS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BLOCK_TOKENS = 4_000_000
 _ENDS = regex.compile(rf"[{TERMINATORS}][\p{{Pe}}\p{{Pf}}\"'*_]*$")
@@ -43,7 +46,14 @@ class Segmenter:
     """
 
     def __init__(
-        self, split: TokenSplit, tokenizer: Any, *, shortest: int, longest: int, share: float, seed: int
+        self,
+        split: TokenSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        shortest: int,
+        longest: int,
+        share: float,
+        seed: int,
     ) -> None:
         self.starts = split.starts
         self.shortest, self.longest, self.share, self.seed = shortest, longest, share, seed
