@@ -6,7 +6,7 @@ import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from babyllama.common.console import say
 from babyllama.common.distributed import world_size as world_size
@@ -17,6 +17,9 @@ from babyllama.models.architectures import TABLE
 from babyllama.models.fsdp import sharding_arguments
 from babyllama.models.runtime import Runtime
 from babyllama.training.optim import schedule_arguments, warmup_length
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 MIN_EVAL_STEPS, MIN_SAVE_STEPS = 25, 25  # a short run should train, not evaluate and save
 
@@ -98,7 +101,7 @@ def loader_workers(training: TrainingConfig, length: int, micro_batch: int) -> i
     return 0
 
 
-def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_dir: Path) -> Any:
+def training_arguments(config: Config, plan: StepCounts, runtime: Runtime, run_dir: Path) -> TrainingArguments:
     """HF TrainingArguments for this run. Rotation, best model and NaN filter are off: those are ours."""
     from transformers import TrainingArguments
 

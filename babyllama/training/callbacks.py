@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -22,6 +22,11 @@ from babyllama.common.units import human_count, human_seconds
 from babyllama.config.schema import TrainingConfig
 from babyllama.training import checkpoints
 from babyllama.training.replaced import drop_replaced
+
+if TYPE_CHECKING:
+    from babyllama.data.epoch_order import ChunkSet
+    from babyllama.training.stop_signals import StopSignals
+    from babyllama.training.trainer import BabyTrainer
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
 
@@ -196,7 +201,7 @@ class LogFile(TrainerCallback):
 class EpochSetter(TrainerCallback):
     """Tells the packed dataset which epoch it is, so that its cut points move."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: ChunkSet) -> None:
         self.dataset = dataset
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -211,7 +216,7 @@ class StopOnSignal(TrainerCallback):
     not finite. On two CPU processes that takes 0.3 ms.
     """
 
-    def __init__(self, signals: Any, trainer: Any) -> None:
+    def __init__(self, signals: StopSignals, trainer: BabyTrainer) -> None:
         self.signals = signals
         self.trainer = trainer
 
@@ -276,7 +281,7 @@ class CheckpointGuard(TrainerCallback):
         training: save_total_limit and keep.
     """
 
-    def __init__(self, trainer: Any, run_dir: Path, extra: dict[str, Any], training: TrainingConfig) -> None:
+    def __init__(self, trainer: BabyTrainer, run_dir: Path, extra: dict[str, Any], training: TrainingConfig) -> None:
         self.trainer = trainer
         self.run_dir = run_dir
         self.extra = extra

@@ -18,7 +18,7 @@ from babyllama import __version__
 from babyllama.common.console import say, warn
 from babyllama.common.errors import CheckpointError
 from babyllama.common.files import NotWhole, check_files, read_manifest, seal
-from babyllama.config.run_layout import AVERAGES
+from babyllama.config.run_layout import AVERAGES, MEANS
 
 MANIFEST = "checkpoint_manifest.json"
 MIN_KEPT = 2
@@ -151,7 +151,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 def clean_leftovers(run_dir: Path) -> None:
     """Remove what an interrupted removal or an interrupted write left. The run's lock is held: nobody else writes."""
-    for pattern in ("checkpoint-*.deleting", ".chck_*", f".{AVERAGES}*"):
+    for pattern in ("checkpoint-*.deleting", ".chck_*", f".{AVERAGES}*", f".{MEANS}*"):
         for path in run_dir.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for pattern in (".*.tmp", ".write_probe_*"):

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from babyllama.common import distributed
 from babyllama.common.console import is_main_process
 from babyllama.common.errors import ConfigError, DiskError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".lock"
 OWNER = ".lock_owner"
@@ -43,7 +46,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
                 run_dir.rmdir()
 
 
-def _take(run_dir: Path) -> Any:
+def _take(run_dir: Path) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
     try:

@@ -37,7 +37,7 @@ class BatchedMuon(torch.optim.Muon):
     precision: torch.dtype | None = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Return one step: momentum, orthogonalisation by shape, decoupled weight decay, update."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -93,7 +93,7 @@ class CautiousAdamW(torch.optim.AdamW):
         self._step_supports_amp_scaling = False  # fp16: gradients must be unscaled when the moment is looked at
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step: decay where the update will shrink the entry, then AdamW's update."""
         for group in self.param_groups:
             share = float(group["lr"]) * group["cautious_decay"]
@@ -187,7 +187,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Return one step of both parts."""
         loss = closure() if closure is not None else None
         for part in self.parts:

@@ -15,7 +15,9 @@ from babyllama.common.provenance import versions
 from babyllama.config.schema import Config
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
+    from babyllama.data.prepared import PreparedData
     from babyllama.training.trainer import BabyTrainer
 
 
@@ -30,7 +32,7 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def training_metrics(
-    config: Config, data: Any, trainer: BabyTrainer, scored: dict[str, Any], command: str
+    config: Config, data: PreparedData, trainer: BabyTrainer, scored: dict[str, Any], command: str
 ) -> dict[str, Any]:
     """Assemble the record.
 
@@ -111,7 +113,7 @@ def held_out_figures(scored: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def embedding_parameters(model: Any) -> int:
+def embedding_parameters(model: PreTrainedModel) -> int:
     """Return parameters of the input embeddings and of an untied head."""
     tables = {id(model.get_input_embeddings().weight): model.get_input_embeddings().weight.numel()}
     head = model.get_output_embeddings()

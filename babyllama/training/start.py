@@ -20,6 +20,8 @@ from babyllama.config.loading import save_config
 from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.config.schema import Config, TrainingConfig
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
@@ -115,7 +117,7 @@ def follow_origins(config: Config) -> None:
         describe_origin(config)
 
 
-def tell_other_tokenizer(config: Config, tokenizer: Any) -> None:
+def tell_other_tokenizer(config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
     """Say where the model's embeddings stand for the tokens of another tokenizer than the one it is trained with."""
     from babyllama.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 

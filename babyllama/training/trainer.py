@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -47,6 +47,10 @@ from babyllama.training.callbacks import BestKeeper, CollectSeldom, StepClock, S
 from babyllama.training.optim import build_optimizer
 from babyllama.training.stop_signals import StopSignals
 
+if TYPE_CHECKING:
+    from babyllama.data.epoch_order import ChunkSet
+    from babyllama.data.prepared import PreparedData
+
 MOST_SKIPPED = 50  # steps that fp16 may skip one after the other
 SMALLEST_SCALE = 2.0 ** (16 - MOST_SKIPPED)  # GradScaler begins at 2^16 and halves at each
 
@@ -60,6 +64,13 @@ def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     labels = batch["labels"].clone()
     labels[:, 0] = IGNORE
     return {"input_ids": batch["input_ids"], "labels": labels}
+
+
+class LossSums(Protocol):
+    """Sums of a distillation's two losses (research/teachers.py)."""
+
+    def read(self) -> dict[str, float]:
+        """Return the means since the last call."""
 
 
 class BabyTrainer(Trainer):
@@ -81,11 +92,11 @@ class BabyTrainer(Trainer):
         self,
         *,
         config: Config,
-        data: Any,
+        data: PreparedData,
         runtime: Runtime,
         curve_chunks: int,
         total_steps: int,
-        distillation: Any = None,
+        distillation: LossSums | None = None,
         **kwargs: Any,
     ) -> None:
         self.total_steps = total_steps
@@ -119,7 +130,7 @@ class BabyTrainer(Trainer):
         if on_gpu and runtime.processes == 1:  # several would each measure something else, and wait for each other
             self.add_callback(self.intervals)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW or Muon as the recipe says."""
         if self.optimizer is None:
             muon = self.runtime.muon_precision
@@ -127,11 +138,13 @@ class BabyTrainer(Trainer):
             self.optimizer = build_optimizer(self.model if model is None else model, self.training_config, precision)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+    def _get_train_sampler(self, train_dataset: ChunkSet | None = None) -> EpochSampler:
         """Return the order that seed and epoch decide (babyllama/data/epoch_order.py); milestones count ahead by it."""
         return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.data_seed)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Return one forward and backward pass; stops on a loss that is not finite where looking costs nothing (CPU).
 
         With several processes they stop together, before the weights change (StopOnSignal).
@@ -163,7 +176,7 @@ class BabyTrainer(Trainer):
         if distributed.all_reduce_max(int(broken))[0]:
             self.stop_not_finite(float("nan") if math.isfinite(loss) else loss, self.state.global_step)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: torch.nn.Module, trial: dict[str, Any] | None) -> None:
         """Write a checkpoint of what is finite."""
         self.check_finite()
         self.intervals.saving()

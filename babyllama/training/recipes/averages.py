@@ -36,7 +36,10 @@ from babyllama.config.run_layout import AVERAGES, AVERAGES_FILE, MEANS
 from babyllama.models.older_readers import write_old_names
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.config.schema import Config
+    from babyllama.training.trainer import BabyTrainer
 
 _STEPS = ".steps"  # behind the mean's name, the steps whose weights are in it
 
@@ -160,7 +163,7 @@ class WeightAverages(TrainerCallback):
             parameter.copy_(weights[name])
 
 
-def add_averages(trainer: Any, config: Config, steps_per_epoch: int) -> None:
+def add_averages(trainer: BabyTrainer, config: Config, steps_per_epoch: int) -> None:
     """Let a Trainer keep the averages that `ema_decay` and `average_epochs` name; none where both are unset.
 
     Args:
@@ -177,7 +180,9 @@ def add_averages(trainer: Any, config: Config, steps_per_epoch: int) -> None:
         trainer.add_callback(trainer.averages)
 
 
-def save_averages(trainer: Any, tokenizer: Any, run_dir: Path, loss: Callable[[], float]) -> list[dict[str, Any]]:
+def save_averages(
+    trainer: BabyTrainer, tokenizer: PreTrainedTokenizerBase, run_dir: Path, loss: Callable[[], float]
+) -> list[dict[str, Any]]:
     """Save each average as a model folder; with `keep: ema` leave the best of them in the trainer's model.
 
     Args:

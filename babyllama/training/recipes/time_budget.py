@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,11 @@ from babyllama.training.arguments import count_steps
 from babyllama.training.optim import build_optimizer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from babyllama.config.schema import Config, TrainingConfig
+    from babyllama.data.packing import PackedDataset
+    from babyllama.training.arguments import StepCounts
     from babyllama.training.start import Start
 
 UNTIMED, TIMED = 2, 3  # the first steps compile, fault pages in and fill caches
@@ -69,7 +74,14 @@ def limit_of(config: Config) -> float | None:
 
 
 def rehearse(
-    model: Any, config: Config, runtime: Runtime, train_set: Any, valid_set: Any, *, curve_chunks: int, seconds: float
+    model: PreTrainedModel,
+    config: Config,
+    runtime: Runtime,
+    train_set: PackedDataset,
+    valid_set: PackedDataset,
+    *,
+    curve_chunks: int,
+    seconds: float,
 ) -> StepTimes:
     """Time a few optimizer steps and an evaluation, and leave model and random states as they were.
 
@@ -114,18 +126,20 @@ def rehearse(
     return StepTimes(statistics.median(times), evaluation, checkpoint_bytes(parameters) / DISK_RATE)
 
 
-def _batch(packed: Any, chunks: range, device: str) -> dict[str, Tensor]:
+def _batch(packed: PackedDataset, chunks: range, device: str) -> dict[str, Tensor]:
     batch = packed.__getitems__([number % len(packed) for number in chunks])
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _autocast(runtime: Runtime) -> Any:
+def _autocast(runtime: Runtime) -> torch.autocast:
     kind = runtime.device.split(":")[0]
     low = runtime.precision != "fp32"
     return torch.autocast(kind, dtype=dtype_of(runtime.precision) if low else None, enabled=low)
 
 
-def _stepper(model: Any, training: TrainingConfig, runtime: Runtime, batches: list[dict[str, Tensor]]) -> Any:
+def _stepper(
+    model: PreTrainedModel, training: TrainingConfig, runtime: Runtime, batches: list[dict[str, Tensor]]
+) -> Callable[[], float]:
     """Return a function that computes one optimizer step and returns its seconds."""
     precision = dtype_of(runtime.muon_precision) if runtime.muon_precision else None
     optimizer = build_optimizer(model, training, precision)
@@ -145,12 +159,12 @@ def _stepper(model: Any, training: TrainingConfig, runtime: Runtime, batches: li
 
 
 @torch.no_grad()
-def _forward(model: Any, runtime: Runtime, batch: dict[str, Tensor]) -> None:
+def _forward(model: torch.nn.Module, runtime: Runtime, batch: dict[str, Tensor]) -> None:
     with torch.compiler.set_stance("force_eager"), _autocast(runtime):
         model(**batch, num_items_in_batch=1)
 
 
-def _timed(work: Any, device: str) -> float:
+def _timed(work: Callable[[], None], device: str) -> float:
     started = time.perf_counter()
     work()
     if device.startswith("cuda"):
@@ -188,7 +202,7 @@ def with_steps(config: Config, steps: int) -> Config:
 
 
 def fix_length(
-    model: Any,
+    model: PreTrainedModel,
     config: Config,
     runtime: Runtime,
     datasets: tuple[Any, Any],
@@ -244,7 +258,7 @@ def _progress(checkpoint: Path | None) -> tuple[int, float]:
     return state["global_step"], max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
 
 
-def _tell_budget(minutes: float, times: StepTimes, steps: int, counts: Any) -> None:
+def _tell_budget(minutes: float, times: StepTimes, steps: int, counts: StepCounts) -> None:
     passes = steps / counts.steps_per_epoch
     say(f"time budget: {minutes:g} minutes at {times.step:.3g} s a step are {steps:,} steps, {passes:.3g} epochs")
     if passes > 1:
