@@ -36,7 +36,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
@@ -45,6 +45,10 @@ from babyllama.common.console import is_main_process, say
 from babyllama.common.files import write_json
 from babyllama.config.run_layout import CURRICULUM
 from babyllama.config.schema import Config
+
+if TYPE_CHECKING:
+    from babyllama.data.epoch_order import ChunkSet
+    from babyllama.data.prepared import PreparedData
 
 CURVE_POINTS = 200
 
@@ -120,6 +124,21 @@ def paced_order(
     return steps
 
 
+class Examples(Protocol):
+    """Anything with `len` and `[number]`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> object: ...
+
+
+class DatasetDifficulty(Protocol):
+    """Difficulties of all examples in one go."""
+
+    def of_dataset(self, dataset: Examples, epoch: int) -> np.ndarray:
+        """(len(dataset),) the difficulty of each example in an epoch."""
+
+
 class CurriculumDataset(Dataset):  # type: ignore[type-arg]
     """A data set whose epochs go from easy to hard.
 
@@ -138,8 +157,8 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
 
     def __init__(
         self,
-        dataset: Any,
-        difficulty_fn: Callable[[Any], float] | Any,
+        dataset: Examples,
+        difficulty_fn: Callable[[Any], float] | DatasetDifficulty,
         pacing: Pacing | None = None,
         *,
         epochs: float = 1.0,
@@ -158,11 +177,11 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         """Examples of an epoch, repeats included: as many as the data set has."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         """Return the data set's own example."""
         return self.dataset[index]
 
-    def __getitems__(self, indices: list[int]) -> Any:
+    def __getitems__(self, indices: list[int]) -> object:
         """Return a batch, in one go where the data set can."""
         if hasattr(self.dataset, "__getitems__"):
             return self.dataset.__getitems__(indices)
@@ -223,7 +242,9 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         ]
 
 
-def apply_curriculum(config: Config, data: Any, train_set: Any, total_steps: int, run_dir: Path) -> Any:
+def apply_curriculum(
+    config: Config, data: PreparedData, train_set: ChunkSet, total_steps: int, run_dir: Path
+) -> ChunkSet:
     """Return the training set in the order that the config asks for, its pacing written to the run folder.
 
     Args:

@@ -17,9 +17,9 @@ tokens, and one definition holds for a chunk inside a book and for a chunk of fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import regex
@@ -32,6 +32,11 @@ from babyllama.data.documents import Document
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.data.words import TERMINATORS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from babyllama.data.prepared import PreparedData
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(places on disk (N,), documents (N,)) -> difficulty of each token (N,)."""
@@ -67,7 +72,7 @@ class ChunkDifficulty:
         return np.divide(sums, counts, out=np.full(len(dataset), np.inf), where=counts > 0)
 
 
-def build_difficulty(config: Config, data: Any) -> ChunkDifficulty:
+def build_difficulty(config: Config, data: PreparedData) -> ChunkDifficulty:
     """Return the difficulty that `curriculum.difficulty` names.
 
     Args:
@@ -93,7 +98,7 @@ def build_difficulty(config: Config, data: Any) -> ChunkDifficulty:
     return ChunkDifficulty(data.train, special_tokens(data.tokenizer), builders[name](config, data))
 
 
-def special_tokens(tokenizer: Any) -> np.ndarray:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """(V,) bool: `<s>`, `</s>`, `<pad>` and their like."""
     special = np.zeros(len(tokenizer), dtype=bool)
     special[[number for number in tokenizer.all_special_ids if number < len(special)]] = True
@@ -108,7 +113,7 @@ def rarity(split: TokenSplit) -> Values:
     return lambda places, _: nats[split.tokens[places]]
 
 
-def sentence_length(split: TokenSplit, tokenizer: Any) -> Values:
+def sentence_length(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> Values:
     """Return tokens of the sentence that each token stands in."""
     texts = [tokenizer.decode([number], skip_special_tokens=False) for number in range(len(tokenizer))]
     ends = np.array([_SENTENCE_END.search(text) is not None or "\n" in text for text in texts])
@@ -136,7 +141,7 @@ def domain_place(split: TokenSplit, order: list[str]) -> Values:
     return lambda _, documents: place[split.domain_ids[documents]]
 
 
-def model_loss(config: Config, data: Any) -> Values:
+def model_loss(config: Config, data: PreparedData) -> Values:
     """Nats per token that `curriculum.model` pays for each document; kept in the score cache."""
     from babyllama.evaluation.perplexity import score_documents
     from babyllama.evaluation.score_cache import ScoreCache, checkpoint_content
@@ -162,11 +167,11 @@ def model_loss(config: Config, data: Any) -> Values:
     return lambda _, documents: nats[documents]
 
 
-def _bar(batches: Any) -> Any:
+def _bar(batches: Iterable[Any]) -> Iterable[Any]:
     return progress(batches, description="curriculum")
 
 
-def stored_documents(split: TokenSplit, tokenizer: Any) -> Iterator[Document]:
+def stored_documents(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> Iterator[Document]:
     """Yield the texts of the stored tokens, in the order on disk."""
     for number, domain in enumerate(split.domain_ids):
         ids = split.tokens[split.starts[number] + 1 : split.starts[number + 1] - 1]
@@ -174,7 +179,7 @@ def stored_documents(split: TokenSplit, tokenizer: Any) -> Iterator[Document]:
         yield Document(text, split.domains[domain])
 
 
-def plugin_values(name: str, split: TokenSplit, tokenizer: Any) -> Values:
+def plugin_values(name: str, split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> Values:
     """Return a plugin's figure of each document.
 
     Raises:

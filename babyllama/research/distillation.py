@@ -20,13 +20,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from babyllama.models.fused_loss import BLOCK_ROWS, IGNORE, accumulation_dtype, scaled_gradients
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
 
 TINY = 1e-30  # a probability of 0 times its logarithm is 0
 _Rows = tuple[Tensor, Tensor, Tensor | None]
@@ -165,7 +168,7 @@ class _Distill(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: FunctionCtx,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -200,7 +203,7 @@ class _Distill(torch.autograd.Function):
         return factors[0] * ce + factors[1] * kl, ce, kl
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         return *scaled_gradients(ctx, grad_output), None, None, None, None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError
@@ -18,6 +18,9 @@ from babyllama.config.run_layout import MILESTONE_RESULTS
 from babyllama.pages.run_page import write_run_report
 from babyllama.pages.terminal import print_milestones
 from babyllama.research.milestones import saved_milestones
+
+if TYPE_CHECKING:
+    from evaluate import ModelEvaluator
 
 FIGURES = ("perplexity", "bits_per_byte", "bits_per_byte_ci", "average_loss")
 
@@ -69,7 +72,7 @@ def score_milestones(
     return target
 
 
-def _default_tasks(evaluator: Any) -> list[str]:
+def _default_tasks(evaluator: ModelEvaluator) -> list[str]:
     pairs = evaluator.options.minimal_pairs or evaluator.learned_embedded_corpus()
     return ["perplexity", "minimal_pairs"] if pairs else ["perplexity"]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,13 @@ from babyllama.data.epoch_order import epoch_order
 from babyllama.models.fsdp import is_sharded, whole_weights
 from babyllama.models.older_readers import write_old_names
 from babyllama.research.word_counts import counter_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from babyllama.data.epoch_order import ChunkSet
+    from babyllama.data.prepared import PreparedData
+    from babyllama.training.trainer import BabyTrainer
 
 PREFIX = "chck_"
 SCHEDULES = PRESETS / "milestones"
@@ -105,7 +112,7 @@ def schedule_milestones(targets: list[int], words_per_step: np.ndarray) -> list[
 
 
 def words_per_step(
-    train_set: Any, of_epoch: Callable[[int], np.ndarray], size: int, steps: int, seed: int
+    train_set: ChunkSet, of_epoch: Callable[[int], np.ndarray], size: int, steps: int, seed: int
 ) -> np.ndarray:
     """(steps,) or (steps, domains) int64: words that each optimizer step shows, by the order that the training takes.
 
@@ -148,7 +155,12 @@ class MilestoneSaver(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: Any, milestones: list[Milestone], tokenizer: Any, config: Config, run_dir: Path
+        self,
+        trainer: BabyTrainer,
+        milestones: list[Milestone],
+        tokenizer: PreTrainedTokenizerBase,
+        config: Config,
+        run_dir: Path,
     ) -> None:
         self.trainer, self.tokenizer, self.config, self.run_dir = trainer, tokenizer, config, run_dir
         self.by_step: dict[int, list[Milestone]] = {}
@@ -185,7 +197,7 @@ class MilestoneSaver(TrainerCallback):
             write_json(folder / MILESTONE, {"schema_version": 1, **asdict(milestone)})
 
 
-def add_milestones(trainer: Any, config: Config, data: Any, run_dir: Path, total_steps: int) -> None:
+def add_milestones(trainer: BabyTrainer, config: Config, data: PreparedData, run_dir: Path, total_steps: int) -> None:
     """Plan the milestones of `training.save_words` and let the trainer save them; says where they fall.
 
     Args:

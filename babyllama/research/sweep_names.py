@@ -16,7 +16,7 @@ from babyllama.config.yaml_reader import read_yaml
 LONGEST = 40  # characters of one value in a name
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """Return a value as YAML reads it back, numbers as short as they go.
 
     >>> [value_text(v) for v in (0.003, 0.1, 1.37e-05, 6, 250000.0, True, None, "muon", "1e-3", [1, 2])]
@@ -56,7 +56,7 @@ def _short(key: str) -> str:
     return key.partition(".")[2].removeprefix("n_")
 
 
-def _slug(value: Any) -> str:
+def _slug(value: object) -> str:
     """Letters that any file system takes; where that loses something, four of the value's hash tell values apart."""
     text = value_text(value)
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_.")[:LONGEST]

@@ -67,7 +67,7 @@ class Axis:
         """The flag that it came from."""
         return "--grid" if self.values else "--range"
 
-    def draw(self, u: float) -> Any:
+    def draw(self, u: float) -> Any:  # noqa: ANN401 - a value of YAML
         """Return the value at `u`, evenly distributed in [0, 1).
 
         >>> Axis("training.lr", low=1e-4, high=1e-2, log=True).draw(0.5)
@@ -265,7 +265,7 @@ def _whole_numbers_only(key: str) -> bool:
     section, _, name = key.partition(".")
     found = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
 
-    def kinds(annotation: Any) -> set[Any]:
+    def kinds(annotation: object) -> set[Any]:
         inner = get_args(annotation)
         return set().union(*map(kinds, inner)) if inner else {annotation}
 

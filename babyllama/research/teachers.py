@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,11 @@ from babyllama.models.runtime import Runtime
 from babyllama.models.structure import backbone_and_head, is_backbone_and_head
 from babyllama.research.distillation import Head, LossWeights, distillation_loss
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def load_teachers(config: Config, tokenizer: Any, device: str) -> list[nn.Module]:
+
+def load_teachers(config: Config, tokenizer: PreTrainedTokenizerBase, device: str) -> list[nn.Module]:
     """Return the configured teachers, frozen.
 
     Args:
@@ -69,7 +72,9 @@ def teacher_contents(config: Config) -> dict[str, str]:
     return {f"teacher {number}": checkpoint_content(Path(path).expanduser()) for number, path in enumerate(paths, 1)}
 
 
-def add_distillation(model: nn.Module, config: Config, tokenizer: Any, runtime: Runtime) -> DistillationSums:
+def add_distillation(
+    model: nn.Module, config: Config, tokenizer: PreTrainedTokenizerBase, runtime: Runtime
+) -> DistillationSums:
     """Load the teachers, compute them as the student is computed, and put their loss into its forward.
 
     Args:

@@ -18,7 +18,7 @@ tokens. The sum stays exact.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +28,13 @@ from babyllama.data.tokenizer import token_bytes
 from babyllama.data.variation.mixing import MixedDataset
 from babyllama.data.words import word_starts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 BLOCK_TOKENS = 4_000_000
 
 
-def word_begins(split: TokenSplit, tokenizer: Any) -> np.ndarray:
+def word_begins(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """(N,) uint8: words that begin at each stored token; over a document they add up to its number of words.
 
     Args:
@@ -94,7 +97,11 @@ class WordCounter:
     """
 
     def __init__(
-        self, dataset: PackedDataset, split: TokenSplit, tokenizer: Any, begins: np.ndarray | None = None
+        self,
+        dataset: PackedDataset,
+        split: TokenSplit,
+        tokenizer: PreTrainedTokenizerBase,
+        begins: np.ndarray | None = None,
     ) -> None:
         self.dataset, self.split = dataset, split
         self.begins = word_begins(split, tokenizer) if begins is None else begins
