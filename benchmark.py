@@ -128,7 +128,7 @@ class BenchmarkSuite:
     # Running
 
     def for_each(
-        self, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any = None
+        self, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: object = None
     ) -> dict[str, dict[str, Any] | None]:
         """Measure every run.
 
@@ -155,7 +155,7 @@ class BenchmarkSuite:
         return {run.name: run.results[name] for run in self.runs}
 
     def _measure(
-        self, run: BenchmarkRun, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: Any
+        self, run: BenchmarkRun, name: str, function: Callable[[BenchmarkRun], dict[str, Any]], options: object
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         from babyllama.plugins import BENCHMARKS as OF_PLUGINS
         from babyllama.plugins import blamed

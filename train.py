@@ -24,9 +24,8 @@ from babyllama.common.command import Parser, run_command
 from babyllama.common.console import say
 from babyllama.common.files import read_json, write_json
 from babyllama.common.provenance import command_line, program
+from babyllama.config import run_layout
 from babyllama.config.flags import add_config_flags, config_from_args
-from babyllama.config.run_layout import TRAINING_LOG, TRAINING_METRICS
-from babyllama.config.run_layout import run_dir as run_folder
 from babyllama.config.schema import Config
 from babyllama.data.packing import packed_datasets
 from babyllama.models.compiled_layers import prepare_forward
@@ -34,7 +33,7 @@ from babyllama.models.residual_dropout import add_residual_dropout
 from data_utils import DataProcessor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from babyllama.data.prepared import PreparedData
     from babyllama.models.runtime import Runtime
@@ -98,7 +97,7 @@ def train(
 
     quiet_libraries()
     if overwrite:
-        refuse_own_inputs(run_folder(config), config)
+        refuse_own_inputs(run_layout.run_dir(config), config)
     if distributed.world_size() == 1:
         config.training.device = pin_gpu(config.training.device)
     device = resolve_device(config.training.device)
@@ -111,7 +110,7 @@ def train(
         data = distributed.rank_zero_first(lambda: prepare_data(config))
 
         # 2. Run folder: may this run write here, and from which checkpoint does it start?
-        run_dir, words = run_folder(config), len(data.tokenizer)
+        run_dir, words = run_layout.run_dir(config), len(data.tokenizer)
         parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
         config.training.gradient_accumulation_steps = parts
         fingerprint = run_fingerprint(config, data)
@@ -119,10 +118,9 @@ def train(
         with run_lock(run_dir), StopSignals() as signals, replacing(run_dir):
             asked = {"overwrite": overwrite, "resume": bool(resume)}
             if distributed.on_rank_zero(lambda: guard_run(run_dir, fingerprint, **asked)) == "finished":
-                metrics = distributed.on_rank_zero(lambda: read_json(run_dir / TRAINING_METRICS))
+                metrics = distributed.on_rank_zero(lambda: read_json(run_dir / run_layout.TRAINING_METRICS))
                 return TrainResult(run_dir, metrics, already_finished=True)
-            trunk = trunk_folder(config)
-            start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint, trunk))
+            start = distributed.on_rank_zero(lambda: find_start(run_dir, resume, fingerprint, trunk_folder(config)))
             start.config, start.fingerprint = config_asked, fingerprint
             config.training.gradient_accumulation_steps = start.accumulation_for(config.training)
 
@@ -190,10 +188,9 @@ def prepare_data(config: Config) -> PreparedData:
         tell_other_tokenizer(config, data.tokenizer)
     if seen := data.held_out_in_training:
         say(f"{seen:,} held-out documents stand word for word in the training text: their score is partly memory")
-    origin = "from the cache" if data.from_cache else "prepared"
     say(
         f"data: {len(data.train.tokens):,} training tokens, {len(data.valid.tokens):,} held out, "
-        f"vocabulary {len(data.tokenizer):,}, {origin} in {data.seconds:.1f} s"
+        f"vocabulary {len(data.tokenizer):,}, {data.origin} in {data.seconds:.1f} s"
     )
     return data
 
@@ -219,7 +216,7 @@ def run_fingerprint(config: Config, data: PreparedData) -> dict[str, Any]:
     return {**found, "plugins": plugin_hashes(config.plugins)}
 
 
-def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
+def create_model(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Build the model that the config names, with random weights from `training.seed` or from `model.init_from`.
 
     Args:
@@ -244,14 +241,18 @@ def create_model(config: Config, tokenizer: Any) -> PreTrainedModel:
         return load_origin(config, tokenizer).train()
     if config.model.type in ARCHITECTURES:
         return require_causal(build_own_model(config.model.type, config, tokenizer)).train()
-    ignored = ignored_dropouts(config)
-    if ignored:
+    if ignored := ignored_dropouts(config):
         say(f"{', '.join(ignored)}: {config.model.type} has no such dropout, ignored")
     return build_model(config, tokenizer).train()
 
 
 def build_trainer(
-    config: Config, model: Any, data: PreparedData, runtime: Runtime, run_dir: Path, start: Start | None = None
+    config: Config,
+    model: PreTrainedModel,
+    data: PreparedData,
+    runtime: Runtime,
+    run_dir: Path,
+    start: Start | None = None,
 ) -> BabyTrainer:
     """Build HuggingFace's Trainer with our hot path inside the model's forward.
 
@@ -310,7 +311,7 @@ def build_trainer(
         distillation=sums,
     )
     trainer.add_callback(EpochSetter(train_set))
-    trainer.add_callback(LogFile(run_dir / TRAINING_LOG))
+    trainer.add_callback(LogFile(run_dir / run_layout.TRAINING_LOG))
     trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
     trainer.add_callback(trainer.best)
@@ -354,9 +355,8 @@ def save_and_score(
         # Its score, and the teachers' beside it, by the definition of evaluate.py.
         say("scoring the saved model on the held-out documents")
         trainer.leave_gpu()
-        score = partial(
-            score_checkpoint, config, data.tokenizer, data.held_out_documents, device=trainer.runtime.device
-        )
+        documents, device = data.held_out_documents, trainer.runtime.device
+        score = partial(score_checkpoint, config, data.tokenizer, documents, device=device)
         metrics = training_metrics(config, data, trainer, score(run_dir), command)
         metrics |= score_averages(averages, score, run_dir)
         if config.distillation:
@@ -364,7 +364,7 @@ def save_and_score(
             metrics["teachers"] = [{"path": path, "eval_bits_per_byte": score(path)["bits_per_byte"]} for path in paths]
 
         # The record last: a folder without it is an unfinished run.
-        write_json(run_dir / TRAINING_METRICS, metrics)
+        write_json(run_dir / run_layout.TRAINING_METRICS, metrics)
         write_model_card(run_dir)
         for callback in trainer.callback_handler.callbacks:
             if hasattr(callback, "finish"):

@@ -24,9 +24,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import BabyLlamaError, ConfigError, PluginError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from babyllama.config.schema import Config
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {}
 """Name -> builder(config, tokenizer) -> model."""
@@ -44,7 +49,9 @@ CALLBACKS: list[Callable[[Any], Any]] = []
 _LOADED: dict[Path, str] = {}
 
 
-def register_architecture(name: str, builder: Callable[..., Any], model_class: Any = None) -> None:
+def register_architecture(
+    name: str, builder: Callable[..., Any], model_class: type[PreTrainedModel] | None = None
+) -> None:
     """Make `model.type: <name>` build a model of the user's own.
 
     Args:
@@ -182,7 +189,7 @@ def _file_of(kind: type) -> str:
     return str(getattr(sys.modules.get(kind.__module__), "__file__", kind.__module__))
 
 
-def build_own_model(name: str, config: Any, tokenizer: Any) -> Any:
+def build_own_model(name: str, config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Build a registered architecture and see that what it saves can be loaded again.
 
     Raises:
@@ -205,7 +212,7 @@ def build_own_model(name: str, config: Any, tokenizer: Any) -> Any:
     return model
 
 
-def own_callbacks(config: Any) -> list[Any]:
+def own_callbacks(config: Config) -> list[Any]:
     """Return the registered callbacks; what they raise in a training names their file."""
     from transformers import TrainerCallback
 
@@ -222,7 +229,7 @@ def own_callbacks(config: Any) -> list[Any]:
 
 
 def _guarded(method: Callable[..., Any], event: str) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> object:
         with blamed(getattr(method, "__func__", method), f"its callback's {event}"):
             return method(*args, **kwargs)
 

@@ -20,16 +20,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common.console import say
+from babyllama.data.documents import Document
 from babyllama.plugins import register_callback, register_difficulty
 
 JOINS = re.compile(r"\b(?:and|but|because|that|which|who|whom|whose|when|while|if|although|before|after|so)\b|,", re.I)
 SENTENCE = re.compile(r"[.?!]+|\n")
 
 
-def clauses_per_sentence(document: Any) -> float:
+def clauses_per_sentence(document: Document) -> float:
     """Clause openers and commas per sentence.
 
     Args:
@@ -41,7 +42,14 @@ def clauses_per_sentence(document: Any) -> float:
 class HalfTime(TrainerCallback):
     """Says how the held-out loss stands at half of the run."""
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
         """Called by the Trainer after each point of the held-out curve."""
         if state.global_step <= state.max_steps / 2:
             say(f"first half: held-out loss {metrics['valid_loss']:.3f} at step {state.global_step:,}")

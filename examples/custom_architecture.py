@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from babyllama.config.schema import Config
@@ -79,7 +79,7 @@ class AlibiLlamaForCausalLM(LlamaForCausalLM):
         self.post_init()
 
 
-def create_custom_model(config: Config, tokenizer: Any) -> PreTrainedModel:
+def create_custom_model(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model that the config's sizes describe, with random weights."""
     plain = config.model_copy(deep=True)
     plain.model.type = "Llama"

@@ -9,12 +9,15 @@ the command line.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.plugins import register_benchmark, register_task
 
+if TYPE_CHECKING:
+    from evaluate import ModelEvaluator
 
-def rhyme(evaluator: Any, options: dict[str, Any]) -> dict[str, Any]:
+
+def rhyme(evaluator: ModelEvaluator, options: dict[str, Any]) -> dict[str, Any]:
     """Share of generated words that share their last three letters with a different word of the same text.
 
     Args:

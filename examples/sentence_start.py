@@ -11,7 +11,7 @@ segments (`data.segment_tokens`) is worth its hours; where it does not, it is no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from babyllama.common.console import say
 from babyllama.comparison.paired_tests import Comparison, compare_choices, compare_shares
 from babyllama.evaluation.minimal_pairs import pair_scores, screened_scores, soft_choice
 from babyllama.plugins import register_task
+
+if TYPE_CHECKING:
+    from evaluate import ModelEvaluator
 
 STARTS = {
     "<s>": "",
@@ -29,7 +32,7 @@ STARTS = {
 }
 
 
-def sentence_start(evaluator: Any, options: dict[str, Any]) -> dict[str, Any]:
+def sentence_start(evaluator: ModelEvaluator, options: dict[str, Any]) -> dict[str, Any]:
     """Score every set of pairs after each start, with the paired difference to the plain one.
 
     Args:

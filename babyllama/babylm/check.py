@@ -8,7 +8,7 @@ the tokenizer puts a blank in front (the reading task asks for words without one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from babyllama.babylm import ledger as ledgers
 from babyllama.babylm.rules import Rules, Track
@@ -18,6 +18,8 @@ from babyllama.research.milestones import NEAR_END, PREFIX, targets_of
 from babyllama.training.word_ledger import word_ledger
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.data.prepared import PreparedData
 
 FIELD_POSITIONS = 512  # what GLUE truncates to, and more than the longest zero-shot text has
@@ -132,7 +134,7 @@ def _blank(config: Config, data: PreparedData) -> Advice:
     )
 
 
-def puts_blank_in_front(tokenizer: Any) -> bool:
+def puts_blank_in_front(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a text's first word begins like a word behind a blank (`Ġdog` or `▁dog` for "dog")."""
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("dog", add_special_tokens=False)["input_ids"])
     return bool(tokens) and tokens[0][:1] in ("\u0120", "\u2581", " ")

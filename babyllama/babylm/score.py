@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from babyllama.common.units import human_seconds
 from babyllama.config.run_layout import TRAINING_CONFIG
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 AOA_SCORE = "aoa_score.json"
@@ -197,7 +198,7 @@ def _choices(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
-    bar: Any,
+    bar: Callable[..., Iterable[Any]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Predictions and figures of a choice task."""
     items, task = data.items, data.task
@@ -232,7 +233,7 @@ def _line(job: Job, facts: dict[str, Any]) -> str:
 
 
 def write_reading_extras(
-    folder: Path, data: reading.ReadingData, pred: Any, before: Any, cells: dict[str, float]
+    folder: Path, data: reading.ReadingData, pred: np.ndarray, before: np.ndarray, cells: dict[str, float]
 ) -> None:
     """Write prediction.jsonl and report.txt beside the predictions of the reading task."""
     rows = zip(data.words, pred.tolist(), before.tolist(), strict=True)

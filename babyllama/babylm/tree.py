@@ -84,7 +84,7 @@ class Tree:
         except ValueError:
             return None
 
-    def save(self, checkpoint: str, task: Task, fast: bool, found: Any, score: dict[str, Any]) -> None:
+    def save(self, checkpoint: str, task: Task, fast: bool, found: object, score: dict[str, Any]) -> None:
         """Write predictions and then the score, which marks them as complete."""
         path = self.predictions(checkpoint, task, fast)
         (path.parent / SCORE).unlink(missing_ok=True)
@@ -97,12 +97,12 @@ class Tree:
         return read_json(path).get("words") if path.is_file() else None
 
 
-def write_predictions(path: Path, found: Any) -> None:
+def write_predictions(path: Path, found: object) -> None:
     """Write predictions as the challenge's scripts do: a missing value is a bare NaN, which its readers expect."""
     write_text_atomic(path, json.dumps(found, ensure_ascii=True))
 
 
-def read_predictions(path: Path) -> Any:
+def read_predictions(path: Path) -> Any:  # noqa: ANN401 - JSON
     """Read predictions of ours or of the challenge's scripts.
 
     Raises:

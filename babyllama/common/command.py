@@ -25,7 +25,7 @@ from babyllama.common.errors import BabyLlamaError
 def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
     """Return a type for argparse: a number not below `low`."""
 
-    def number(text: str) -> Any:
+    def number(text: str) -> Any:  # noqa: ANN401 - what `kind` makes
         value = kind(text)
         if not value >= low:
             raise argparse.ArgumentTypeError(f"{text}: at least {low:g}")
@@ -57,7 +57,13 @@ class _Once(argparse._StoreAction):
 
     _of: Any = None
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 - what `type` made of the words
+        option_string: str | None = None,
+    ) -> None:
         """Take the value; several values of `--eval-data a --eval-data b` are all taken."""
         if self._of is namespace and option_string is not None:
             if self.nargs not in ("+", "*"):
@@ -196,7 +202,9 @@ class CommandParser(Parser):
             self.description = (command.attribute("run").__doc__ or command.summary).strip().split("\n")[0]
         return self
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Fill the parser, then parse."""
         self.fill()
         return super().parse_known_args(args, namespace)

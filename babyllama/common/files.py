@@ -71,7 +71,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:  # noqa: ANN401 - JSON
     """Copy plain data with every number that is not finite replaced by None, NumPy scalars made plain."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
@@ -84,17 +84,17 @@ def finite(value: Any) -> Any:
     return value
 
 
-def to_json(value: Any, indent: int | None = 2) -> str:
+def to_json(value: object, indent: int | None = 2) -> str:
     """Serialize strictly (no NaN, no Infinity)."""
     return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """Write strict JSON, whole or not at all."""
     write_text_atomic(path, to_json(value) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path) -> Any:  # noqa: ANN401 - JSON
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
@@ -202,7 +202,7 @@ class Building:
         self.temporary.mkdir(parents=True)
         return self.temporary
 
-    def __exit__(self, kind: object, error: object, trace: Any) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:
             publish(self.temporary, self.target)
         else:

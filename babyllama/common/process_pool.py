@@ -102,7 +102,7 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _work(item: Any) -> Any:
+def _work(item: object) -> object:
     return _function(item)
 
 

@@ -14,9 +14,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from babyllama.common.errors import DataError
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
 
 COMPRESSED = (".gz", ".zst")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -57,13 +60,13 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 class _Readable(io.RawIOBase):
     """A pyarrow stream as Python's own kind of stream."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: NativeFile) -> None:
         self.stream = stream
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:
         block = self.stream.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -32,13 +32,15 @@ SEED_SUFFIX = re.compile(r"^(?P<recipe>.+?)[-_]seed[-_]?\d+$")
 INSTRUMENTS = ("isolated_bits_per_byte", "soft_accuracy:")
 ONE_SEED = "one seed each: the seeds' own noise is unknown"
 
+ItemKey = int | tuple[Any, ...]  # what tells an item from the others of its metric
+
 
 @dataclass
 class ScoredRun:
     """A run's per-item scores by metric (see `Metric`), each item under its own key."""
 
     name: str
-    items: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    items: dict[str, dict[ItemKey, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Group:
     runs: tuple[str, ...]
 
 
-def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
+def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[ItemKey, Any]]:
     """Sort the evaluator's sidecar items by metric.
 
     Returns:
@@ -77,9 +79,9 @@ def items_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, Any]]:
         correct}; minimal_pairs:<set>: {(paradigm, place): correct}; soft_accuracy:<set>: {(paradigm, place): sigmoid of
         the margin}. A pair is known by its place in the set: a pairID may repeat.
     """
-    found: dict[str, dict[Any, Any]] = {}
+    found: dict[str, dict[ItemKey, Any]] = {}
 
-    def add(metric: str, key: Any, value: Any) -> None:
+    def add(metric: str, key: ItemKey, value: object) -> None:
         items = found.setdefault(metric, {})
         assert key not in items, f"{metric}: two items under one identity: {key}"
         items[key] = value
@@ -149,7 +151,7 @@ def _is_bits(metric: str) -> bool:
     return metric.endswith("bits_per_byte")
 
 
-def _stratum(key: Any, metric: str) -> str:
+def _stratum(key: ItemKey, metric: str) -> str:
     return key[0] if metric.startswith(("minimal_pairs:", "soft_accuracy:")) else ""
 
 
@@ -212,7 +214,7 @@ def _compare_two(a: Mapping[Any, Any], b: Mapping[Any, Any], keys: list[Any], me
 def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric: str, seed: int) -> float:
     """Variance over resampled items of the difference between the two sides' mean scores."""
 
-    def mean_of(side: list[Any], part: Any) -> np.ndarray:
+    def mean_of(side: list[Any], part: Callable[[Any], float]) -> np.ndarray:
         return np.mean([[part(items[k]) for k in keys] for items in side], axis=0)
 
     if _is_bits(metric):

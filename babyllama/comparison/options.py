@@ -15,7 +15,7 @@ import difflib
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +23,9 @@ from babyllama.common.command import add_debug_flag, seed_number, split_names
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Section
 from babyllama.config.yaml_reader import read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class BenchmarkConfig(Section):
@@ -78,7 +81,7 @@ def load_benchmark_config(path: str | Path | None) -> BenchmarkConfig:
         raise ConfigError([_problem(entry, str(path)) for entry in error.errors()]) from None
 
 
-def _problem(error: Any, source: str) -> str:
+def _problem(error: ErrorDetails, source: str) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, BenchmarkConfig.model_fields, n=1)

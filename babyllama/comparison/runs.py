@@ -6,11 +6,16 @@ import glob
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.provenance import program
 from babyllama.config.run_layout import TRAINING_LOG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from evaluate import ModelEvaluator
 
 COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
 
@@ -30,27 +35,27 @@ class BenchmarkRun:
         results: Figures by benchmark.
     """
 
-    def __init__(self, path: Path, name: str, evaluator_of: Callable[[Path], Any]) -> None:
+    def __init__(self, path: Path, name: str, evaluator_of: Callable[[Path], ModelEvaluator]) -> None:
         self.path, self.name = path, name
         self._evaluator_of = evaluator_of
-        self._evaluator: Any = None
+        self._evaluator: ModelEvaluator | None = None
         self.items: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
 
     @property
-    def evaluator(self) -> Any:
+    def evaluator(self) -> ModelEvaluator:
         """The run's ModelEvaluator, loaded at first use."""
         if self._evaluator is None:
             self._evaluator = self._evaluator_of(self.path)
         return self._evaluator
 
     @property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel:
         """The model in evaluation mode."""
         return self.evaluator.model
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
         return self.evaluator.tokenizer
 

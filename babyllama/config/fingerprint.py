@@ -60,7 +60,7 @@ def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_finger
     return {**found, **sharded, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
 
 
-def _default(config: Config, section: str, key: str) -> Any:
+def _default(config: Config, section: str, key: str) -> object:
     return type(getattr(config, section)).model_fields[key].default
 
 
@@ -74,7 +74,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:12] + "..."
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.command import add_debug_flag
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.config.run_layout import name_after_corpus
+
+if TYPE_CHECKING:
+    from babyllama.config.schema import Config
 
 
 def _auto_or_int(text: str) -> str | int:
@@ -93,7 +96,7 @@ def flags_of(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def config_from_args(args: argparse.Namespace) -> Any:
+def config_from_args(args: argparse.Namespace) -> Config:
     """Return the Config of parsed flags, with a line about each key that was adapted."""
     from babyllama.config.loading import config_notices
 
@@ -103,7 +106,7 @@ def config_from_args(args: argparse.Namespace) -> Any:
     return config
 
 
-def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Any:
+def read_config(args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Config:
     """Return the Config of parsed flags: the file, then --set, then the flags, then `more` (`section.key` -> value).
 
     The run is named after its corpus where neither `--model-name` nor the user's own `--set model.name` names it.

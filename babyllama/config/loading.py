@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -29,6 +29,9 @@ from babyllama.config.schema import (
     TrainingConfig,
 )
 from babyllama.config.yaml_reader import read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 OPTIONAL = {"distillation", "curriculum"}
 OLD_OPTIMIZATION = {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"}
@@ -57,7 +60,7 @@ def load_config(
     Raises:
         ConfigError: With every problem found.
     """
-    raw: Any = {}
+    raw: object = {}
     source = "command line"
     if path is not None:
         source = str(path)
@@ -102,7 +105,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def config_from_dict(raw: Any, source: str = "config", overrides: Mapping[str, Any] | None = None) -> Config:
+def config_from_dict(raw: object, source: str = "config", overrides: Mapping[str, Any] | None = None) -> Config:
     """Check a parsed configuration and lay overrides over it.
 
     Args:
@@ -216,7 +219,7 @@ def _nearest(key: str, section: str) -> str:
     return f"; known keys: {', '.join(SECTIONS[section].model_fields)}" if section in SECTIONS else ""
 
 
-def _numbers(value: Any, texts: frozenset[str] = frozenset()) -> Any:
+def _numbers(value: object, texts: frozenset[str] = frozenset()) -> Any:  # noqa: ANN401 - YAML
     """Turn numbers that YAML left as text (`3e-4`, `1_000`) into numbers; text, and the keys `texts`, stay text."""
     if isinstance(value, dict):
         return {key: item if key in texts else _numbers(item) for key, item in value.items()}
@@ -226,7 +229,7 @@ def _numbers(value: Any, texts: frozenset[str] = frozenset()) -> Any:
     return value
 
 
-def _problem(error: Any, source: str, overrides: Mapping[str, Any]) -> str:
+def _problem(error: ErrorDetails, source: str, overrides: Mapping[str, Any]) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "function-", "bool"))]
     key = ".".join(location[:2]) if location and location[0] != "plugins" else "plugins"
     place = "--set " if key in overrides else f"{source}: "

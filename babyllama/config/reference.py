@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from babyllama.config.flags import FLAGS, SWITCHES
 from babyllama.config.schema import SECTIONS, Config
+
+if TYPE_CHECKING:
+    from babyllama.config.schema import Section
 
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
 HEAD = """# Configuration
@@ -44,7 +47,7 @@ def flag_help(key: str) -> str:
     return (text[0].lower() + text[1:] if text[1:2].islower() else text).replace("%", "%%")
 
 
-def type_name(annotation: Any) -> str:
+def type_name(annotation: object) -> str:
     """Return a type as a reader of YAML calls it.
 
     >>> type_name(Literal["auto"] | bool), type_name(int | None), type_name(list[str])
@@ -72,12 +75,12 @@ def limits(field: FieldInfo) -> str:
     return ", ".join(dict.fromkeys(told))
 
 
-def _signs(rule: Any) -> list[str]:
+def _signs(rule: object) -> list[str]:
     found = ((word, getattr(rule, sign, None)) for sign, word in SIGNS.items())
     return [f"{word} {bound:,}" for word, bound in found if bound is not None]
 
 
-def _inner_rules(annotation: Any) -> list[Any]:
+def _inner_rules(annotation: object) -> list[Any]:
     """Return the rules inside `Annotated[int, Field(ge=1)] | None`."""
     if get_origin(annotation) is Annotated:
         return list(get_args(annotation)[1:])
@@ -97,7 +100,7 @@ def _flags() -> Mapping[str, str]:
     return found | {"logging.wandb": "--wandb"}
 
 
-def _table(name: str, section: Any) -> list[str]:
+def _table(name: str, section: type[Section]) -> list[str]:
     flags, head = _flags(), ("key", "type", "default", "range", "meaning", "flag")
     lines = [f"## {name}", "", " ".join((section.__doc__ or "").split()), ""]
     lines += [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]

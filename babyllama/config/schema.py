@@ -16,19 +16,19 @@ from babyllama.common.units import parse_count
 CURRICULUM_DIFFICULTIES = ("length", "rarity", "domain", "loss")
 
 
-def none_as_meant(value: Any) -> Any:
+def none_as_meant(value: object) -> object:
     """Return None for the strings that stand for no value, anything else as it is."""
     return None if isinstance(value, str) and value.strip() in {"None", "none", "null", ""} else value
 
 
-def _auto_bool(value: Any) -> Any:
+def _auto_bool(value: object) -> object:
     """Accept booleans and the words a shell gives for them beside `auto`."""
     if isinstance(value, str):
         return {"true": True, "false": False, "yes": True, "no": False}.get(value.lower(), value.lower())
     return value
 
 
-def _milestones(value: Any) -> Any:
+def _milestones(value: object) -> object:
     """Return a list of word counts (`1M`, `500k`, 20000), one of them, or the name of a schedule."""
     if isinstance(value, list):
         return sorted({parse_count(item) for item in value}) or None
@@ -37,7 +37,7 @@ def _milestones(value: Any) -> Any:
     return value if value is None else [parse_count(value)]
 
 
-def _decays(value: Any) -> Any:
+def _decays(value: object) -> object:
     """One decay or a list of them, each above 0 and below 1; sorted, without repeats."""
     value = none_as_meant(value)
     if value is None:
@@ -48,7 +48,7 @@ def _decays(value: Any) -> Any:
     return found or None
 
 
-def _at_least_one(value: Any) -> Any:
+def _at_least_one(value: object) -> object:
     """Refuse counts below 1."""
     if value != "auto" and value < 1:
         raise ValueError("at least 1, or auto")
@@ -71,7 +71,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_none(cls, values: Any) -> Any:
+    def _read_none(cls, values: object) -> object:
         """Read the string `None`, as YAML written for other tools has it, as no value where a key may have none."""
         if not isinstance(values, dict):
             return values

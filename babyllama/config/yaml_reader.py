@@ -18,7 +18,7 @@ from babyllama.common.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """Safe YAML without duplicate keys, tags and sexagesimal numbers."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = str(getattr(key_node, "value", key_node))
@@ -30,13 +30,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refuse_tag(loader: Any, node: Any) -> None:
+def _refuse_tag(loader: yaml.SafeLoader, node: yaml.Node) -> None:
     raise yaml.constructor.ConstructorError(
         None, None, f"tag {node.tag!r} is not allowed: write plain values", node.start_mark
     )
 
 
-def _flat_float(loader: Any, node: Any) -> float:
+def _flat_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     text = loader.construct_scalar(node).replace("_", "").lower()
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
@@ -59,7 +59,7 @@ _Loader.add_constructor(None, _refuse_tag)
 _Loader.add_constructor("tag:yaml.org,2002:float", _flat_float)
 
 
-def read_yaml(text: str, source: str) -> Any:
+def read_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML
     """Parse YAML strictly.
 
     Raises:

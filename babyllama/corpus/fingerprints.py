@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from babyllama.data.words import words, writes_unspaced
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 SHINGLE = 3  # words of a shingle: with 5% of the words changed 75% of the shingles are shared, with 5 words 63%
 PERMUTATIONS = 128  # hashes of a signature: the Jaccard index is known to within 0.04 (one standard deviation)
@@ -62,14 +65,14 @@ def gram_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
     return found ^ (found >> np.uint64(31))
 
 
-def new_signature() -> Any:
+def new_signature() -> MinHash:
     """Return an empty MinHash that takes ready hashes of 32 bits."""
     from datasketch import MinHash
 
     return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
 
 
-def signature(hashes: np.ndarray, empty: Any) -> np.ndarray:
+def signature(hashes: np.ndarray, empty: MinHash) -> np.ndarray:
     """(PERMUTATIONS,) uint32: the MinHash signature of a document's shingles (Broder 1997).
 
     Args:

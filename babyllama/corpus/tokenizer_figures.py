@@ -25,6 +25,8 @@ from babyllama.data.tokenizer import encode_documents, token_bytes
 from babyllama.data.words import count_words
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from babyllama.config.schema import Config
 
 BATCH_CHARACTERS = 1_000_000
@@ -92,7 +94,7 @@ class Boundaries:
         return {"words": self.words, "one_token": whole, "precision": precision, "recall": recall, "f1": f1}
 
 
-def count_text(tokenizer: Any, documents: Iterable[Document]) -> dict[str, Counts]:
+def count_text(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document]) -> dict[str, Counts]:
     """Counts by domain.
 
     Args:
@@ -109,7 +111,7 @@ def count_text(tokenizer: Any, documents: Iterable[Document]) -> dict[str, Count
     return dict(sorted(found.items()))
 
 
-def text_figures(tokenizer: Any, counts: Counts, lengths: np.ndarray) -> dict[str, Any]:
+def text_figures(tokenizer: PreTrainedTokenizerBase, counts: Counts, lengths: np.ndarray) -> dict[str, Any]:
     """Return figures of one domain or of all text.
 
     Args:
@@ -131,7 +133,10 @@ def text_figures(tokenizer: Any, counts: Counts, lengths: np.ndarray) -> dict[st
 
 
 def inspect(
-    tokenizer: Any, documents: Iterable[Document], words: Sequence[Sequence[str]] = (), config: Config | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[Document],
+    words: Sequence[Sequence[str]] = (),
+    config: Config | None = None,
 ) -> dict[str, Any]:
     """Return all figures of a tokenizer.
 
@@ -169,7 +174,7 @@ def inspect(
     return found
 
 
-def boundaries(tokenizer: Any, words: Sequence[Sequence[str]]) -> Boundaries:
+def boundaries(tokenizer: PreTrainedTokenizerBase, words: Sequence[Sequence[str]]) -> Boundaries:
     """Compare a tokenizer's cuts with morphemes; each word is cut as it is in running text, behind a blank.
 
     Args:
@@ -193,7 +198,7 @@ def boundaries(tokenizer: Any, words: Sequence[Sequence[str]]) -> Boundaries:
     return found
 
 
-def cut_sentence(tokenizer: Any, sentence: str) -> list[Piece]:
+def cut_sentence(tokenizer: PreTrainedTokenizerBase, sentence: str) -> list[Piece]:
     """Return the tokens of a sentence, in order; characters that are spread over several tokens come as bytes.
 
     >>> from babyllama.data.tokenizer import train_tokenizer

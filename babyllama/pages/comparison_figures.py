@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.pages.figures import GREY, ORANGE, WIDTH, points, pyplot, short_count, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's eight, black and yellow last; lines beyond eight repeat them with another dash.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
@@ -38,7 +42,7 @@ def learning_curves(runs: dict[str, Any]) -> str | None:
     return svg(figure)
 
 
-def _legend_below(figure: Any, axes: Any, count: int) -> None:
+def _legend_below(figure: Figure, axes: Axes, count: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(count, 90 // max(8, 6 + max(map(len, labels)))))
     figure.tight_layout()
@@ -99,7 +103,7 @@ def _writing_time(run: dict[str, Any]) -> float | None:
     return 1000 / rate if rate else None
 
 
-def _pareto_panel(axes: Any, names: list[str], costs: list[float], quality: list[Any], order: list[str]) -> None:
+def _pareto_panel(axes: Axes, names: list[str], costs: list[float], quality: list[Any], order: list[str]) -> None:
     values = [value for _, value, _ in quality]
     front = pareto_front(costs, values, quality[0][2])
     axes.plot([costs[i] for i in front], [values[i] for i in front], color=GREY, linewidth=1, linestyle=":")

@@ -11,11 +11,11 @@ from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.pages.tables import DASH, TableData
 
 
-def _number(value: Any, pattern: str) -> str:
+def _number(value: float | None, pattern: str) -> str:
     return DASH if value is None else pattern.format(value)
 
 
-def _percent(value: Any) -> str:
+def _percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.2f}"
 
 

@@ -6,18 +6,24 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.files import atomic_path
 from babyllama.config.run_layout import EVALUATION_PLOTS
 from babyllama.pages.fonts import use_fonts
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 WIDTH = 7.2  # inches; the page scales the SVG to its column
 
 
-def pyplot() -> Any:
+def pyplot() -> ModuleType:
     """matplotlib.pyplot, drawing to files, in our style."""
     import matplotlib
 
@@ -41,7 +47,7 @@ def pyplot() -> Any:
     return plt
 
 
-def svg(figure: Any) -> str:
+def svg(figure: Figure) -> str:
     """Return the figure as an <svg> element without prologue, sized by the page."""
     use_fonts(figure)
     buffer = io.StringIO()
@@ -60,12 +66,12 @@ def points(log: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], 
     return [a for a, _ in found], [b for _, b in found]
 
 
-def short_count(value: float, _: Any = None) -> str:
+def short_count(value: float, _: int | None = None) -> str:
     """Return an axis's tick as 0, 500k, 2M."""
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
 
 
-def draw_loss(axes: Any, log: Sequence[dict[str, Any]], best_step: int | None = None) -> None:
+def draw_loss(axes: Axes, log: Sequence[dict[str, Any]], best_step: int | None = None) -> None:
     """Training and held-out loss against tokens; the best point of the held-out curve marked."""
     axes.plot(*points(log, "tokens", "loss"), color=GREY, linewidth=0.9, label="training")
     tokens, losses = points(log, "tokens", "valid_loss")
@@ -164,7 +170,7 @@ def learning_rate_and_norm(log: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_bars(
-    axes: Any, rows: Sequence[tuple[str, float, Sequence[float] | None]], label: str, chance: float | None
+    axes: Axes, rows: Sequence[tuple[str, float, Sequence[float] | None]], label: str, chance: float | None
 ) -> None:
     """Horizontal points with intervals, one a row, the first on top."""
     places = list(range(len(rows)))[::-1]
@@ -196,7 +202,7 @@ def interval_chart(
     return svg(figure)
 
 
-def draw_calibration(axes: Any, curve: Sequence[dict[str, float]]) -> None:
+def draw_calibration(axes: Axes, curve: Sequence[dict[str, float]]) -> None:
     """Accuracy against confidence; the diagonal is perfect calibration, a dot's area its share of tokens."""
     total = sum(point["count"] for point in curve)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")

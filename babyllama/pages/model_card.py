@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_METRICS
+
+if TYPE_CHECKING:
+    from babyllama.config.schema import Config
 
 BODY = """
 # {name}
@@ -70,7 +73,7 @@ def write_model_card(run_dir: Path) -> Path:
     return run_dir / "README.md"
 
 
-def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[str, Any]:
+def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Config) -> dict[str, Any]:
     interval = metrics.get("eval_bits_per_byte_ci")
     spread = f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     path = config.data.train_path
@@ -99,7 +102,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Any) -> dict[
     }
 
 
-def _origin(config: Any) -> str:
+def _origin(config: Config) -> str:
     """Where the weights come from: random numbers, another checkpoint; and the teachers."""
     start = config.model.init_from
     words = "trained from scratch" if start is None else f"trained on from the checkpoint `{Path(start).name}`"
@@ -108,7 +111,7 @@ def _origin(config: Any) -> str:
     return words
 
 
-def _tokenizer(config: Any) -> str:
+def _tokenizer(config: Config) -> str:
     given = config.data.tokenizer_path
     if given is None:
         return "byte-level BPE trained on the training text"
@@ -128,7 +131,7 @@ def _ledger(ledger: dict[str, Any] | None) -> str:
     return text
 
 
-def _plugin_facts(model_type: str, config: Any) -> dict[str, str]:
+def _plugin_facts(model_type: str, config: Config) -> dict[str, str]:
     """Return how a model of the user's own class is loaded: only where its plugin was imported."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.console import printable
 from babyllama.common.files import read_json, write_text_atomic
@@ -26,6 +26,9 @@ from babyllama.config.run_layout import (
 )
 from babyllama.pages import figures as plots
 from babyllama.pages.babylm_tables import babylm_tables
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _write(
     return output_dir / REPORT
 
 
-def page_templates() -> Any:
+def page_templates() -> Environment:
     """The pages' templates: whatever comes from text, names or samples is escaped, a missing value is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -17,11 +17,11 @@ _MARK = regex.compile(r"\p{M}")
 _SHOWN_AS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ"}
 
 
-def _number(value: Any, pattern: str) -> str:
+def _number(value: float | None, pattern: str) -> str:
     return DASH if value is None else pattern.format(value)
 
 
-def _percent(value: Any) -> str:
+def _percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f}%"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.data.tokenizer import decode_behind
 from babyllama.evaluation.surprisal.alternatives import TokenChoice, token_choices
 from babyllama.play.writer import Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def colour(writer: Writer, text: str) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def _colour(writer: Writer, text: str) -> dict[str, Any]:
     return {"pieces": pieces, "bits": total, "tokens": len(choices), "bytes": len(text.encode("utf-8"))}
 
 
-def _shown(tokenizer: Any, choice: TokenChoice) -> dict[str, Any]:
+def _shown(tokenizer: PreTrainedTokenizerBase, choice: TokenChoice) -> dict[str, Any]:
     likeliest = [[token_text(tokenizer, token), share] for token, share in choice.likeliest]
     return {
         "text": token_text(tokenizer, choice.token),
@@ -58,6 +61,6 @@ def _shown(tokenizer: Any, choice: TokenChoice) -> dict[str, Any]:
     }
 
 
-def token_text(tokenizer: Any, token: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Return a token as text, the blank in front included; special tokens by their names."""
     return decode_behind(tokenizer, [token]) or str(tokenizer.convert_ids_to_tokens(token))

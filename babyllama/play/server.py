@@ -21,11 +21,14 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
 from babyllama.play.colouring import colour
 from babyllama.play.writer import Writer, WritingSettings, settings_from
+
+if TYPE_CHECKING:
+    from socket import socket
 
 ADDRESS = "127.0.0.1"
 MOST_BYTES = 1_000_000  # of a request
@@ -71,7 +74,7 @@ class PlayServer(ThreadingHTTPServer):
         """Host headers that name this server."""
         return f"{ADDRESS}:{self.port}", f"localhost:{self.port}"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         """Say nothing of a reader that left in the middle; anything else is shown as usual."""
         import sys
 

@@ -7,7 +7,10 @@ letters), and a beginning of one of the texts that end the writing. What was giv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"
 MOST_UNFINISHED = 3  # bytes of a character of UTF-8 that can stand without its last one
@@ -16,7 +19,7 @@ MOST_UNFINISHED = 3  # bytes of a character of UTF-8 that can stand without its 
 class TextStream:
     """The text of one continuation as it grows."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         """Begin an empty text.
 
         Args:

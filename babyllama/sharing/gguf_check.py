@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.sharing import llama_cpp
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ODD_TEXTS = (
     "",
@@ -96,7 +99,7 @@ class TransformersReader:
 
     name = "transformers"
 
-    def __init__(self, path: Path, model: Any) -> None:
+    def __init__(self, path: Path, model: PreTrainedModel) -> None:
         import torch
         from transformers import AutoTokenizer
 
@@ -122,7 +125,7 @@ class TransformersReader:
         return model_log_probs(self._model, [prefix])[0][-1]
 
 
-def encode_plainly(tokenizer: Any, text: str) -> list[int]:
+def encode_plainly(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return ids of a text with what the tokenizer puts in front; special tokens spelled in the text are text."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
@@ -133,7 +136,7 @@ def encode_plainly(tokenizer: Any, text: str) -> list[int]:
         backend.encode_special_tokens = before
 
 
-def model_log_probs(model: Any, rows: Sequence[list[int]]) -> list[np.ndarray]:
+def model_log_probs(model: PreTrainedModel, rows: Sequence[list[int]]) -> list[np.ndarray]:
     """For each row of T ids the (T, V) natural log-probabilities of the next token, float64, row by row unpadded."""
     import torch
 
@@ -145,7 +148,9 @@ def model_log_probs(model: Any, rows: Sequence[list[int]]) -> list[np.ndarray]:
     return found
 
 
-def own_texts(model: Any, tokenizer: Any, window: int, count: int = OWN_TEXTS) -> list[list[int]]:
+def own_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int, count: int = OWN_TEXTS
+) -> list[list[int]]:
     """Sample texts from the model with a fixed seed, as ids that begin with the first context token.
 
     Args:
@@ -166,7 +171,9 @@ def own_texts(model: Any, tokenizer: Any, window: int, count: int = OWN_TEXTS) -
     return ids.tolist()
 
 
-def compare(reader: Reader, model: Any, tokenizer: Any, window: int, texts: Sequence[str] = ()) -> Comparison:
+def compare(
+    reader: Reader, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int, texts: Sequence[str] = ()
+) -> Comparison:
     """Compare what a reader makes of a file with the model and tokenizer it was written from.
 
     Args:
@@ -193,7 +200,7 @@ def compare(reader: Reader, model: Any, tokenizer: Any, window: int, texts: Sequ
     return Comparison(reader.name, len(wanted), different, len(places), largest, float(np.mean(divergences)))
 
 
-def open_reader(path: Path, model: Any) -> Reader:
+def open_reader(path: Path, model: PreTrainedModel) -> Reader:
     """Open a file with llama.cpp where it is installed, else with transformers."""
     if llama_cpp.is_installed():
         return llama_cpp.LlamaCpp(path, model.config.vocab_size, model.config.max_position_embeddings)

@@ -25,7 +25,7 @@ from babyllama.sharing.gguf_tokenizer import ByteLevelBPE, add_tokenizer
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PretrainedConfig, PreTrainedModel
 
 QUANTIZATIONS = ("f16", "f32", "q8_0", "q5_0", "q4_0")
 BUFFERS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")  # made anew by every reader
@@ -155,7 +155,7 @@ def _add_facts(writer: GGUFWriter, facts: dict[str, str]) -> None:
             add(facts[key])
 
 
-def _llama_metadata(writer: GGUFWriter, config: Any) -> None:
+def _llama_metadata(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -169,7 +169,7 @@ def _llama_metadata(writer: GGUFWriter, config: Any) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
 
 
-def _gpt2_metadata(writer: GGUFWriter, config: Any) -> None:
+def _gpt2_metadata(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_context_length(config.n_positions)
     writer.add_embedding_length(config.n_embd)
     writer.add_block_count(config.n_layer)
@@ -203,7 +203,7 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, np.ndarray]]:
         yield name, _layout(key, tensor.float().cpu().numpy(), config)
 
 
-def _layout(key: str, weight: np.ndarray, config: Any) -> np.ndarray:
+def _layout(key: str, weight: np.ndarray, config: PreTrainedConfig) -> np.ndarray:
     if config.model_type == "gpt2" and key.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return np.ascontiguousarray(weight.T)
     if config.model_type == "llama" and key.endswith(("q_proj.weight", "k_proj.weight")):

@@ -79,7 +79,7 @@ def read_bpe(tokenizer: PreTrainedTokenizerBase) -> ByteLevelBPE:
     )
 
 
-def _specification(tokenizer: Any) -> dict[str, Any]:
+def _specification(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError("the tokenizer cannot be written as GGUF: it has no tokenizer.json (a slow tokenizer)")

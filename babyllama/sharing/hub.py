@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
 from babyllama.sharing.hub_files import MAIN, Branch, PublishedFile
 
 if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
 
 
@@ -159,7 +160,7 @@ def _told(repo_id: str) -> Iterator[None]:
         raise HubError(f"the hub cannot be reached ({type(error).__name__}); the same command goes on") from None
 
 
-def _answer(repo_id: str, error: Any) -> BabyLlamaError:
+def _answer(repo_id: str, error: HfHubHTTPError) -> BabyLlamaError:
     status = error.response.status_code if error.response is not None else None
     if status == 401:
         return ConfigError("the hub does not know the token: hf auth login, or set HF_TOKEN")

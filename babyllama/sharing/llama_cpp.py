@@ -91,7 +91,7 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp wrote token {found[0]['id']} although {token} was forced")
         return found[0] if found else None
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
+    def _post(self, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self._address + path, json.dumps(body).encode(), headers)
         # No proxy: the server is in this process.

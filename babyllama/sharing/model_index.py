@@ -6,6 +6,7 @@ whoever reads the card by machine gets what whoever reads the file gets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,6 @@ def _entry(
     )
 
 
-def _names(paths: Any) -> str:
+def _names(paths: str | Sequence[str] | None) -> str:
     paths = [paths] if isinstance(paths, str) else list(paths or ["text"])
     return ", ".join(Path(str(path)).name for path in paths)

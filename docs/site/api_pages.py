@@ -10,7 +10,6 @@ import logging
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import griffe
 
@@ -68,17 +67,17 @@ def _pipeline(root: Path) -> str:
     return "\n".join(parts)
 
 
-def _doors(package: Any) -> str:
+def _doors(package: griffe.Module) -> str:
     return "# Doors of the package\n\n" + "\n".join(_module(package.modules[n], f"babyllama.{n}") for n in DOORS)
 
 
-def _room(name: str, module: Any) -> str:
+def _room(name: str, module: griffe.Module) -> str:
     parts = [f"# {name}\n", _text(module.docstring)]
     parts += [_module(member, f"babyllama.{name}.{path}") for path, member in _modules(module)]
     return "\n".join(parts)
 
 
-def _modules(module: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def _modules(module: griffe.Module, prefix: str = "") -> list[tuple[str, griffe.Module]]:
     """All modules of a room with their dotted names, folders of it after its files."""
     found = []
     for name, member in sorted(module.modules.items(), key=lambda pair: (pair[1].is_init_module, pair[0])):
@@ -88,7 +87,7 @@ def _modules(module: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _module(module: Any, path: str) -> str:
+def _module(module: griffe.Module, path: str) -> str:
     parts = [f"## {path}\n", _text(module.docstring)]
     for name, member in module.members.items():
         if not name.startswith("_") and not member.is_alias and not member.is_module:
@@ -99,7 +98,7 @@ def _module(module: Any, path: str) -> str:
     return "\n".join(parts)
 
 
-def _class(member: Any) -> str:
+def _class(member: griffe.Class) -> str:
     bases = ", ".join(str(base) for base in member.bases)
     parts = [f"### {member.name}\n", _code(f"class {member.name}({bases})" if bases else f"class {member.name}")]
     parts.append(_docstring(member))
@@ -116,14 +115,14 @@ def _class(member: Any) -> str:
     return "\n".join(parts)
 
 
-def _function(member: Any, level: int) -> str:
+def _function(member: griffe.Function, level: int) -> str:
     name = member.name
     if "property" in member.labels or "cached_property" in getattr(member, "labels", ()):
         return f"{'#' * level} {name}\n\n" + _code(f"{name}: {member.returns}") + "\n" + _docstring(member)
     return f"{'#' * level} {name}\n\n" + _code(_signature(member)) + "\n" + _docstring(member)
 
 
-def _signature(member: Any) -> str:
+def _signature(member: griffe.Function) -> str:
     """The signature on one line, or a parameter a line where that is long."""
     parts, star = [], False
     for parameter in member.parameters:
@@ -146,7 +145,7 @@ def _signature(member: Any) -> str:
     return f"{member.name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){end}"
 
 
-def _docstring(member: Any) -> str:
+def _docstring(member: griffe.Object) -> str:
     if member.docstring is None:
         return ""
     parts = []
@@ -175,7 +174,7 @@ def _definitions(title: str, entries: list[tuple[str, str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _text(docstring: Any) -> str:
+def _text(docstring: griffe.Docstring | None) -> str:
     return "" if docstring is None else _markdown(docstring.value)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -20,6 +20,9 @@ from api_pages import write_api_pages  # noqa: E402
 from notebook_page import write_notebook_page  # noqa: E402
 
 import babyllama  # noqa: E402
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project, author, release = "BabyLlama", "BabyLlama maintainers", babyllama.__version__
 copyright = "2026, BabyLlama maintainers"
@@ -70,7 +73,7 @@ def navigation() -> str:
     return "\n\n".join(trees)
 
 
-def unlink_folders(app: Any, page: str, source: list[str]) -> None:
+def unlink_folders(app: Sphinx, page: str, source: list[str]) -> None:
     """Leave only the text of a link to a folder, which GitHub shows and a site does not have."""
     here = (ROOT / page).parent
 
@@ -80,20 +83,20 @@ def unlink_folders(app: Any, page: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)\)", text_alone, source[0])
 
 
-def add_navigation(app: Any, page: str, source: list[str]) -> None:
+def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
     """Put the navigation into the home page, which on GitHub needs none."""
     if page == root_doc:
         source[0] += f"\n\n{navigation()}\n"
 
 
-def write_index(app: Any, error: Exception | None) -> None:
+def write_index(app: Sphinx, error: Exception | None) -> None:
     """Let the folder's address lead to the home page."""
     if error is None:
         text = f'<!doctype html><meta http-equiv="refresh" content="0; url={root_doc}.html"><a href="{root_doc}.html">'
         (Path(app.outdir) / "index.html").write_text(f"{text}BabyLlama</a>\n", encoding="utf-8")
 
 
-def setup(app: Any) -> None:
+def setup(app: Sphinx) -> None:
     """Make the pages that are made, and connect the rest."""
     from pygments.lexers.special import TextLexer
 

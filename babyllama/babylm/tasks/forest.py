@@ -33,6 +33,7 @@ from babyllama.evaluation.log_probs import (
 from babyllama.models.structure import backbone_and_head
 
 if TYPE_CHECKING:
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 ROW_TOKENS = 256  # nodes of a row that holds several texts; the mask is quadratic in it
@@ -155,7 +156,7 @@ def _mask(rows: Sequence[Row], width: int, dtype: torch.dtype) -> Tensor:
 
 
 @torch.inference_mode()
-def _row_values(backbone: Any, head: Any, rows: Sequence[Row]) -> list[np.ndarray]:
+def _row_values(backbone: Module, head: Module, rows: Sequence[Row]) -> list[np.ndarray]:
     """Return log-probabilities (nats) of each row's values."""
     device, dtype = head.weight.device, head.weight.dtype
     ids = pad_right([row.ids for row in rows], 0, device)

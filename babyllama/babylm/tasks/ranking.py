@@ -20,6 +20,7 @@ from babyllama.babylm.tasks.items import Item
 from babyllama.common.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ENCODE_AT_ONCE = 20_000
@@ -87,7 +88,7 @@ def encode_spans(tokenizer: PreTrainedTokenizerFast, spans: Sequence[tuple[str, 
     return [found[place] for place in order]
 
 
-def _query(text: str, end: str, encoding: Any) -> Query:
+def _query(text: str, end: str, encoding: Encoding) -> Query:
     ids, offsets = encoding.ids, encoding.offsets
     if not ids:
         raise DataError(f"the tokenizer makes no token of {text[:60]!r}: it cannot be scored")
