@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from babyllama.common.console import say
 from babyllama.common.scripts import OTHER, SCRIPTS, script_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Fonts of the usual systems that do not carry their script's name; tried before all others.
 _KNOWN = {
@@ -26,7 +29,7 @@ _KNOWN = {
 _LAST = ("Arial Unicode MS", "Unifont")  # letters of many scripts, not drawn well
 
 
-def use_fonts(figure: Any) -> None:
+def use_fonts(figure: Figure) -> None:
     """Give each text of a figure the fonts that its letters need, and say which scripts no font here has.
 
     Args:

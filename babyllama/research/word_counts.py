@@ -31,6 +31,8 @@ from babyllama.data.words import word_starts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from babyllama.data.epoch_order import ChunkSet
+
 BLOCK_TOKENS = 4_000_000
 
 
@@ -151,7 +153,7 @@ class MixedWordCounter:
         tokenizer: Tokenizer that made the tokens.
     """
 
-    def __init__(self, dataset: MixedDataset, split: TokenSplit, tokenizer: Any) -> None:
+    def __init__(self, dataset: MixedDataset, split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> None:
         begins = word_begins(split, tokenizer)
         self.dataset, self.split = dataset, split
         self.counters = [WordCounter(part, split, tokenizer, begins) for part in dataset.parts]
@@ -174,7 +176,9 @@ class MixedWordCounter:
         return found
 
 
-def counter_of(train_set: Any, split: TokenSplit, tokenizer: Any) -> WordCounter | MixedWordCounter:
+def counter_of(
+    train_set: ChunkSet, split: TokenSplit, tokenizer: PreTrainedTokenizerBase
+) -> WordCounter | MixedWordCounter:
     """The counter of a training set as the Trainer gets it: packed chunks, a mixture, or a curriculum over chunks."""
     dataset = getattr(train_set, "dataset", train_set)
     kind = MixedWordCounter if isinstance(dataset, MixedDataset) else WordCounter

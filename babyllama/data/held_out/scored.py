@@ -102,7 +102,9 @@ def _still_held_out(
     return [document for document, chosen in zip(documents, same, strict=True) if chosen]
 
 
-def _never_seen(run_dir: Path, documents: list[Document], kept: KeptText | None, tokenizer: Any) -> list[Document]:
+def _never_seen(
+    run_dir: Path, documents: list[Document], kept: KeptText | None, tokenizer: PreTrainedTokenizerBase
+) -> list[Document]:
     """Of a test split made again the documents that the run has neither trained on nor held out."""
     if kept is None:
         raise DataError(f"{run_dir.name}: the run does not tell what it was trained on: give --eval-data PATH")
