@@ -297,8 +297,9 @@ COMMANDS: dict[str, Command] = {
     "completion": Command(
         "completion of commands and flags for bash or zsh", add_arguments=_completion_arguments, run=_completion
     ),
-    "test": Command("lint and tests (run_tests.py)", "run_tests"),
 }
+if Path(__file__).with_name("run_tests.py").is_file():  # in a clone: an install has no tests
+    COMMANDS["test"] = Command("lint and tests (run_tests.py)", "run_tests")
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:

@@ -104,15 +104,21 @@ def branches(run_dir: Path, repo_id: str, *, milestones: bool = True) -> list[Br
     return found
 
 
+def left_out(run_dir: Path) -> list[str]:
+    """Return names of folders that are called like milestones and have no record of one: they are not published."""
+    return sorted(path.name for path in run_dir.glob(MILESTONES) if not (path / run_layout.MILESTONE).is_file())
+
+
 def _branch(name: str, folder: Path, repo_id: str, run_dir: Path) -> Branch:
     check_whole(folder)
     files = []
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.is_symlink():
+        if not path.is_file():
             continue
+        # A link is followed for what a model does not load without, as HuggingFace's cache keeps it; no record is one.
         if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in WEIGHTS + TOKENIZER):
             files.append(PublishedFile(path.name, path))
-        elif path.name in RECORDS and path.suffix in TEXTS:
+        elif path.name in RECORDS and path.suffix in TEXTS and not path.is_symlink():
             text = without_local_paths(path.read_text(encoding="utf-8"), run_dir)
             files.append(PublishedFile(path.name, text.encode()))
     card = main_card(run_dir, repo_id) if name == MAIN else milestone_card(folder, repo_id)

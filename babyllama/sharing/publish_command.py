@@ -32,16 +32,18 @@ def run(args: argparse.Namespace) -> int:
         HubError: The hub cannot be reached.
     """
     from babyllama.sharing.hub import Hub, publish_branches
-    from babyllama.sharing.hub_files import branches
+    from babyllama.sharing.hub_files import branches, left_out
 
     run_dir = Path(args.run_dir).expanduser()
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir}: no such run folder")
     hub = Hub(args.repo_id)
-    if args.dry_run:
-        list_branches(branches(run_dir, args.repo_id, milestones=not args.no_milestones))
-        return 0
     wanted = branches(run_dir, args.repo_id, milestones=not args.no_milestones)
+    for name in [] if args.no_milestones else left_out(run_dir):
+        say(f"{name}: not published, it has no milestone.json")
+    if args.dry_run:
+        list_branches(wanted)
+        return 0
     url = hub.create(private=not args.public)
     uploaded = publish_branches(hub, wanted, say)
     say(f"{url}: {uploaded} files uploaded, {len(wanted)} branches, {'private' if hub.is_private() else 'public'}")

@@ -36,11 +36,26 @@ STAND_INS = [
     (r"\b(\w+)\|\w+\b", r"\1"),
     (r"<[\w -]+>", "NAME"),
     (r"\bstudent\.yaml\b", "distillation"),
+    (r"\bmy_texts\.yaml\b", "llama-10M"),  # what init writes
     (r"=BEST\b", "=0.5"),
     (r"\b(\d*)N\b", r"\g<1>548"),
     (r"(\s)\.\.\.(\s|$)", r"\1\2"),
 ]
-OTHERS = {"pip", "make", "hf", "wandb", "ollama", "curl", "tail", "jupyter", "llama-cli", "open", "python3"}
+OTHERS = {
+    "pip",
+    "make",
+    "hf",
+    "transformers",
+    "lm_eval",
+    "wandb",
+    "ollama",
+    "curl",
+    "tail",
+    "jupyter",
+    "llama-cli",
+    "open",
+    "python3",
+}
 WORDS = ("train.py", "--config", "llama-10M")  # a program for a launcher that is named without one
 WITHOUT_FLAGS = {"babyllama.config.reference"}
 RECORD = """command_not_found_handle() { printf '%s\\0' "$@" >&3; printf '\\n\\0' >&3; }\n"""
@@ -175,7 +190,7 @@ def check(command: list[str], parse: Callable[..., argparse.Namespace]) -> None:
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
         assert set(command[1:]) <= set(targets), command
     elif "pip" in command[:3] and "install" in command:
-        wanted = re.search(r"\[([\w,]+)\]", " ".join(command))
+        wanted = re.search(r"(?:\.|babyllama)\[([\w,]+)\]", " ".join(command))
         extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
         for extra in wanted[1].split(",") if wanted else []:
             assert re.search(rf"^{extra} = ", extras, re.M), command
@@ -209,7 +224,8 @@ KNOWN_KEYS = {f"{name}.{key}" for name, section in SECTIONS.items() for key in s
 def test_every_key_and_flag_in_a_sentence_exists(page: Path) -> None:
     flags = all_flags()
     for span in spans(page.read_text(encoding="utf-8")):
-        settings = re.findall(r'--set "?([\w.]+)=([^" ]+)', span)
+        settings = re.findall(r'--set "(?=[^"]+")([\w.]+)=([^"]+)"|--set ([\w.]+)=([^" ]+)', span)
+        settings = [(a or c, b or d) for a, b, c, d in settings]
         for key, value in settings:
             assert key in KNOWN_KEYS or key in {*Config.model_fields, "KEY", "section.key"}, span
             if key in KNOWN_KEYS and not re.fullmatch(r"[A-Z]+", value):

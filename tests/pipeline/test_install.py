@@ -16,7 +16,9 @@ from babyllama.config.run_layout import config_path, preset_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 API = "BenchmarkSuite, DataProcessor, ModelEvaluator, build_trainer, create_model, train"
+WEIGHTS = Path("models", "Llama-10M", "model.safetensors")
 TINY = "--set model.hidden_size=32 --set model.n_layer=1 --set model.n_head=2 --set model.intermediate_size=64"
+FLAGS = f"train --config llama-10M --max-steps 3 --set data.synthetic_words=20000 {TINY}".split()
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,9 @@ def test_the_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -
     assert "usage: babyllama [-h]" in help_text
     assert "babyllama COMMAND --help" in help_text
     assert "main.py" not in help_text
+    completion = _python(tmp_path, installed, "-m", "babyllama", "completion", "bash")
+    assert completion.returncode == 0, completion.stderr
+    assert "model.hidden_size" in completion.stdout, "every command's flags are in it: no command needs the clone"
     wrong = _python(tmp_path, installed, "-m", "babyllama", "--config", "lama-10M")
     assert (wrong.returncode, wrong.stderr) == (
         2,
@@ -75,63 +80,69 @@ def test_the_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.integration
-def test_installed_and_cloned_train_the_same_weights(installed: Path, tmp_path: Path) -> None:
-    flags = f"train --config llama-10M --max-steps 3 --set data.synthetic_words=20000 {TINY}".split()
-    runs = []
-    for name, command in (("a", ["-m", "babyllama"]), ("b", [str(ROOT / "main.py")])):
-        site = installed if name == "a" else ROOT
-        (tmp_path / name).mkdir()
-        done = _python(tmp_path / name, site, *command, *flags)
-        assert done.returncode == 0, done.stderr
-        runs.append(tmp_path / name / "models" / "Llama-10M" / "model.safetensors")
-        assert ("next: babyllama evaluate" in done.stdout) == (name == "a")
-    assert runs[0].read_bytes() == runs[1].read_bytes()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that the clone's main.py trains."""
+    folder = tmp_path_factory.mktemp("clone")
+    done = _python(folder, ROOT, str(ROOT / "main.py"), *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert "next: babyllama evaluate" not in done.stdout
+    return folder / WEIGHTS
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("place", ["installed", "clone"])
-def test_the_api_leaves_the_name_evaluate_to_its_owner(place: str, installed: Path, tmp_path: Path) -> None:
-    """Another package `evaluate` stands on the path, before or after: the name is its own."""
+def test_installed_and_cloned_train_the_same_weights(installed: Path, trained: Path, tmp_path: Path) -> None:
+    done = _python(tmp_path, installed, "-m", "babyllama", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert "next: babyllama evaluate" in done.stdout
+    assert (tmp_path / WEIGHTS).read_bytes() == trained.read_bytes()
+
+
+OWN = """
+import sys
+assert evaluate.OWNER == 'another' and sys.modules['evaluate'] is evaluate
+assert not {'train', 'benchmark', 'data_utils'} & set(sys.modules)
+assert ModelEvaluator.__module__ == 'babyllama.app.evaluate'
+import babyllama.app.benchmark as b, babyllama.app.evaluate as e
+assert b.ModelEvaluator is e.ModelEvaluator is ModelEvaluator
+"""
+TRAIN = """
+from babyllama.config.loading import load_config
+sizes = {'model.hidden_size': 32, 'model.n_layer': 1, 'model.n_head': 2, 'model.intermediate_size': 64}
+if __name__ == '__main__':
+    run = train(load_config('llama-10M', flags=sizes | {'training.max_steps': 3, 'data.synthetic_words': 20000}))
+    results = ModelEvaluator(run.run_dir, device='cpu').run(['perplexity'])
+    assert results['perplexity'] > 1 and sys.modules['evaluate'] is evaluate
+"""
+
+
+@pytest.fixture
+def another_evaluate(tmp_path: Path) -> Path:
+    """A folder in which another package `evaluate` stands, as HuggingFace's does in site-packages."""
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "__init__.py").write_text("OWNER = 'another'\n", encoding="utf-8")
-    for order in (
-        f"from babyllama.api import {API}\nimport evaluate",
-        f"import evaluate\nfrom babyllama.api import {API}",
-    ):
-        code = (
-            f"{order}\nimport sys\nassert evaluate.OWNER == 'another' and sys.modules['evaluate'] is evaluate\n"
-            "assert not {'train', 'benchmark', 'data_utils'} & set(sys.modules)\n"
-            "assert ModelEvaluator.__module__ == 'babyllama.app.evaluate'\n"
-            "import babyllama.app.benchmark as b, babyllama.app.evaluate as e\n"
-            "assert b.ModelEvaluator is e.ModelEvaluator is ModelEvaluator\nprint(BenchmarkSuite.__name__)"
-        )
-        site = installed
-        if place == "clone":  # as an exact editable install puts it on the path: the package alone
-            site = tmp_path / "site"
-            site.mkdir(exist_ok=True)
-            if not (site / "babyllama").exists():
-                (site / "babyllama").symlink_to(ROOT / "babyllama")
-        done = _python(tmp_path, site, "-c", code)
-        assert (done.returncode, done.stdout) == (0, "BenchmarkSuite\n"), done.stderr
+    return tmp_path
 
 
 @pytest.mark.integration
-def test_the_api_trains_and_scores(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(
-        "from babyllama.api import ModelEvaluator, train\n"
-        "from babyllama.config.loading import load_config\n"
-        "sizes = {'model.hidden_size': 32, 'model.n_layer': 1, 'model.n_head': 2, 'model.intermediate_size': 64}\n"
-        "if __name__ == '__main__':\n"
-        "    steps = {'training.max_steps': 2, 'data.synthetic_words': 20000}\n"
-        "    run = train(load_config('llama-10M', flags=sizes | steps))\n"
-        "    results = ModelEvaluator(run.run_dir, device='cpu').run(['perplexity'])\n"
-        "    print(results['perplexity'] > 1, 'evaluate' in __import__('sys').modules)\n",
-        encoding="utf-8",
-    )
-    done = _python(tmp_path, installed, "script.py")
+def test_the_api_trains_and_scores_and_leaves_the_name_evaluate_to_its_owner(
+    installed: Path, trained: Path, another_evaluate: Path
+) -> None:
+    script = another_evaluate / "script.py"
+    script.write_text(f"from babyllama.api import {API}\nimport evaluate\n{OWN}{TRAIN}", encoding="utf-8")
+    done = _python(another_evaluate, installed, "script.py")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("True False\n")
+    assert (another_evaluate / WEIGHTS).read_bytes() == trained.read_bytes()
+
+
+@pytest.mark.integration
+def test_an_evaluate_that_is_imported_first_stays_what_it_was(another_evaluate: Path) -> None:
+    """Here as an exact editable install of the clone puts it on the path: the package alone."""
+    site = another_evaluate / "site"
+    site.mkdir()
+    (site / "babyllama").symlink_to(ROOT / "babyllama")
+    done = _python(another_evaluate, site, "-c", f"import evaluate\nfrom babyllama.api import {API}\n{OWN}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_in_a_process_of_the_root_files_the_same_modules_are_handed_on() -> None:

@@ -69,6 +69,34 @@ def test_root_modules_import_only_downwards(name: str) -> None:
         assert ROOT_MODULES[imported] < ROOT_MODULES[name] or (name, imported) == ("main", "run_tests"), imported
 
 
+def _late_root_imports(source: str) -> set[str]:
+    """Root modules that are imported inside a function, by a statement or by their name as a string."""
+    found: set[str] = set()
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return found & set(ROOT_MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(set(ROOT_MODULES) - {"main"}))
+def test_root_modules_that_the_api_hands_on_import_each_other_at_the_top(name: str) -> None:
+    """babyllama.api lends them their plain names only while it loads them; later `evaluate` is HuggingFace's."""
+    assert not _late_root_imports((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def test_a_late_import_is_seen_in_each_form() -> None:
+    for line in ("import evaluate", "from evaluate import x", "import_module('evaluate')", "__import__('evaluate')"):
+        assert _late_root_imports(f"def f():\n    if True:\n        {line}\n") == {"evaluate"}
+    assert _late_root_imports("import evaluate\ndef f():\n    from babyllama.evaluation import scoring\n") == set()
+
+
 def _room(path: Path) -> str:
     return path.relative_to(ROOT / "babyllama").with_suffix("").parts[0]
 

@@ -232,9 +232,13 @@ def test_what_was_published_loads_from_the_hub(
         assert load_tokenizer_of(folder)("a cat").input_ids == load_tokenizer_of(source)("a cat").input_ids
 
 
-def test_a_dry_run_lists_and_sends_nothing(hub_server: HubServer, run_dir: Path) -> None:
-    done = _main(str(run_dir), REPOSITORY, "--dry-run", HF_HUB_OFFLINE="1")
+def test_a_dry_run_lists_and_sends_nothing(hub_server: HubServer, run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Tiny"
+    shutil.copytree(run_dir, folder)
+    shutil.copytree(folder / "chck_7M", folder / "chck_200M", ignore=shutil.ignore_patterns("milestone.json"))
+    done = _main(str(folder), REPOSITORY, "--dry-run", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
+    assert "chck_200M: not published, it has no milestone.json" in done.stdout
     assert "chck_100M: " in done.stdout
     assert "20 branches" in done.stdout
     assert "optimizer" not in done.stdout
@@ -298,6 +302,18 @@ def test_results_without_a_task_make_no_entry() -> None:
     assert loss.dataset_name == "wiki.dev, x.dev"
     assert loss.metric_value == 2.0
     assert loss.metric_args is None or "confidence_interval_95" not in loss.metric_args
+
+
+def test_linked_weights_and_tokenizer_are_followed_and_no_linked_record(tiny_run: Path, tmp_path: Path) -> None:
+    for path in tiny_run.iterdir():
+        if path.is_file() and path.name != "training_metrics.json":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "private.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "training_metrics.json").symlink_to(tmp_path / "private.txt")
+    (main,) = branches(tmp_path, REPOSITORY)
+    names = {file.name for file in main.files}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert "training_metrics.json" not in names
 
 
 def test_a_file_knows_its_size(tmp_path: Path) -> None:
