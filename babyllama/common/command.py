@@ -108,6 +108,8 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         command: Function from arguments (None: the process's) to an exit code.
         argv: Arguments without the program's name.
     """
+    if argv is None:
+        restart_in_utf8()
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     launched = os.environ.get("WORLD_SIZE", "")
     if launched.isdecimal() and int(launched) > 2:  # before torch is loaded: DDP warns of what is asked for on purpose
@@ -131,6 +133,18 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         sys.stdout.flush()
         os._exit(code)  # the others may be gone: taking down what connects them could wait for ever
     return code
+
+
+def restart_in_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode, where file names could otherwise be ASCII only.
+
+    Under LC_ALL=C Python chooses that mode itself, but not where it was switched off or in some other old locales: a
+    run called `Größe` could not be written there. The variable reaches the processes that this one starts.
+    """
+    name = "PYTHONUTF8"
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8" and os.environ.get(name) != "1":
+        os.environ[name] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def _tell(error: Exception, debug: bool) -> int:

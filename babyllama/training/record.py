@@ -5,7 +5,6 @@ comparison of runs.
 from __future__ import annotations
 
 import math
-import resource
 import statistics
 import sys
 from datetime import UTC, datetime
@@ -27,8 +26,28 @@ def peak_memory_bytes(device: str) -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _peak_working_set()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _peak_working_set() -> int:
+    """Windows' figure for resident memory: PROCESS_MEMORY_COUNTERS of psapi.h, two DWORDs and eight SIZE_Ts."""
+    import ctypes
+
+    others = [(f"other{number}", ctypes.c_size_t) for number in range(7)]
+
+    class Counters(ctypes.Structure):
+        _fields_ = (("cb", ctypes.c_uint32), ("faults", ctypes.c_uint32), ("peak", ctypes.c_size_t), *others)
+
+    counters, kernel = Counters(), ctypes.windll.kernel32  # type: ignore[attr-defined]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    process = ctypes.c_void_p(kernel.GetCurrentProcess())
+    found = kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+    return int(counters.peak) if found else 0
 
 
 def training_metrics(
