@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyllama import SPINS
 from babyllama.common import distributed
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.console import say
@@ -65,7 +66,7 @@ class Runtime:
     def line(self) -> str:
         """Return the decision in one line for the terminal."""
         compiled = {"off": "not compiled", "layers": "layers compiled"}[self.compile]
-        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        threads = f", {self.threads} threads{_waiting(self.threads)}" if self.device == "cpu" else ""
         several = f", {self.processes} processes" if self.processes > 1 else ""
         each = " each" if threads and several else ""
         off = "" if self.keep_freed_memory else ", freed memory given back"
@@ -83,6 +84,16 @@ class Runtime:
         """What another decision does otherwise, e.g. `precision bf16 -> fp32, threads 4 -> 2`."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return ", ".join(f"{name.replace('_', ' ')} {old} -> {new}" for name, old, new in pairs if old != new)
+
+
+def _waiting(threads: int) -> str:
+    """How threads wait for each other, where that was set: by babyllama/__init__.py or by the user."""
+    policy, spins = os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")
+    if threads == 1 or not (policy or spins):
+        return ""
+    if spins == SPINS:
+        return f" that sleep after {int(SPINS):,} spins"
+    return f" (GOMP_SPINCOUNT={spins})" if spins else f" (OMP_WAIT_POLICY={policy})"
 
 
 def resolve_device(name: str) -> str:

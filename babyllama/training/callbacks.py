@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from babyllama.training.trainer import BabyTrainer
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
+STOP_AND_GO_ON = "Ctrl-C keeps a checkpoint and says how to go on later."
 
 
 class StepClock(TrainerCallback):
@@ -106,6 +107,31 @@ class StepClock(TrainerCallback):
     def median_step(self) -> float | None:
         """Return median seconds of one optimizer step, None before the first timed one."""
         return statistics.median(self.steps) if self.steps else None
+
+
+class SlowSteps(TrainerCallback):
+    """Tells once when steps suddenly take twice as long as before: another program wants the same cores, or heat.
+
+    Args:
+        clock: Clock of the steps; what it leaves out (compiling, evaluating, saving) is never taken for slowness.
+    """
+
+    RECENT, USUAL, FACTOR = 8, 100, 2.0  # steps compared, steps compared with
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+        self._told = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Compare the last steps with those before them, every few steps."""
+        steps = self.clock.steps
+        if self._told or state.global_step % (self.RECENT // 2) or len(steps) < 2 * self.RECENT:
+            return
+        usual = statistics.median(steps[-self.RECENT - self.USUAL : -self.RECENT])
+        recent = statistics.median(steps[-self.RECENT :])
+        if recent > self.FACTOR * usual:
+            self._told, cause = True, "is another program busy, the machine hot or on battery?"
+            say(f"steps take {recent:.3g} s, before {usual:.3g} s: {cause} The result stays the same. {STOP_AND_GO_ON}")
 
 
 class WidenIntervals(TrainerCallback):

@@ -43,7 +43,7 @@ from babyllama.models.gpu import free_gpu_memory
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training import checkpoints
-from babyllama.training.callbacks import BestKeeper, CollectSeldom, StepClock, StopOnSignal, WidenIntervals
+from babyllama.training.callbacks import BestKeeper, CollectSeldom, SlowSteps, StepClock, StopOnSignal, WidenIntervals
 from babyllama.training.optim import build_optimizer
 from babyllama.training.stop_signals import StopSignals
 
@@ -123,6 +123,7 @@ class BabyTrainer(Trainer):
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
+        self.add_callback(SlowSteps(self.clock))
         spare_the_walks(self.model)
         self.intervals = WidenIntervals(self.clock, self.training_config, self.args.logging_steps)
         if on_gpu:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from babyllama import SPINS
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
 from babyllama.models import runtime as rt
 from babyllama.models.structure import decoder_layers
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _config(seq_length: int = 128, **training: Any) -> Config:
@@ -29,6 +36,37 @@ def test_both_precisions_off_is_float32() -> None:
 def test_threads_are_torchs_or_the_configs() -> None:
     assert _decide(_config()).threads == torch.get_num_threads()
     assert _decide(_config(threads=1)).threads == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's libgomp")
+def test_how_threads_wait_is_set_before_torch_is_loaded() -> None:
+    """Nothing sets it once torch is there, so that it is set says that the root files load no torch before us."""
+    code = "import os, train, evaluate, benchmark, main; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    for given, told in ({}, SPINS), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "77"}, "77"):
+        command = [sys.executable, "-c", code if not given else "import os, babyllama;" + code.split(";")[1]]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment | given, capture_output=True, encoding="utf-8", check=True
+        )
+        assert done.stdout.strip() == told
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"GOMP_SPINCOUNT": SPINS}, "2 threads that sleep after 1,000 spins"),
+        ({"GOMP_SPINCOUNT": "77", "OMP_WAIT_POLICY": "active"}, "2 threads (GOMP_SPINCOUNT=77)"),
+        ({"OMP_WAIT_POLICY": "active"}, "2 threads (OMP_WAIT_POLICY=active)"),
+        ({}, "2 threads"),
+    ],
+)
+def test_the_line_says_how_threads_wait(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert rt.Runtime("cpu", "fp32", "eager", "off", 2).line().endswith(told)
+    assert rt.Runtime("cpu", "fp32", "eager", "off", 1).line().endswith("1 threads")
 
 
 def test_allocator_and_tf32_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from babyllama.config.schema import TrainingConfig
 from babyllama.models.gpu import restored_settings
 from babyllama.training import callbacks
-from babyllama.training.callbacks import CollectSeldom, StepClock, WidenIntervals
+from babyllama.training.callbacks import CollectSeldom, SlowSteps, StepClock, WidenIntervals
 
 NOTHING: tuple[Any, Any, Any] = (None, None, None)
 
@@ -113,3 +113,39 @@ def test_intervals_are_never_made_narrower(monkeypatch: pytest.MonkeyPatch) -> N
     intervals.evaluated(0.9)
     intervals.on_step_begin(None, state, None)
     assert (state.save_steps, state.eval_steps) == (50, 25)
+
+
+def _timed_run(monkeypatch: pytest.MonkeyPatch, seconds: list[float], evaluate_at: set[int] = frozenset()) -> None:
+    """A run on a CPU whose steps take these seconds; an evaluation takes a minute."""
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    clock = StepClock()
+    slow = SlowSteps(clock)
+    for number, length in enumerate(seconds, 1):
+        clock.on_step_begin(*NOTHING)
+        now[0] += length
+        slow.on_step_end(None, SimpleNamespace(global_step=number), None)  # type: ignore[arg-type]
+        if number in evaluate_at:
+            now[0] += 60.0
+            clock.disturb()
+
+
+def test_steps_that_suddenly_take_twice_as_long_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _timed_run(monkeypatch, [0.3] * 40 + [0.7] * 40 + [3.0] * 40)
+    told = capsys.readouterr().out
+    assert told.count("is another program busy") == 1
+    assert "steps take 0.7 s, before 0.3 s" in told
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [[9.0, 9.0, 9.0] + [0.3] * 60, [0.3, 0.3, 0.3, 2.0] * 20, [0.3 + 0.01 * n for n in range(60)], [0.3] * 12 + [0.9]],
+    ids=["compiling", "one of four", "slowly", "too early"],
+)
+def test_compiling_outliers_evaluations_and_slow_drift_are_not_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: list[float]
+) -> None:
+    _timed_run(monkeypatch, seconds, evaluate_at=set(range(5, 60, 2)))
+    assert not capsys.readouterr().out
