@@ -43,9 +43,10 @@ from babyllama.models.gpu import free_gpu_memory
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training import checkpoints
-from babyllama.training.callbacks import BestKeeper, CollectSeldom, SlowSteps, StepClock, StopOnSignal, WidenIntervals
+from babyllama.training.callbacks import BestKeeper, CollectSeldom, StopOnSignal
 from babyllama.training.optim import build_optimizer
 from babyllama.training.stop_signals import StopSignals
+from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
 
 if TYPE_CHECKING:
     from babyllama.data.epoch_order import ChunkSet

@@ -63,8 +63,8 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     from babyllama.config.loading import load_config
     from babyllama.models.flops import flops_per_token
     from babyllama.models.loading import quiet_libraries
-    from babyllama.training.callbacks import StepClock
     from babyllama.training.record import peak_memory_bytes
+    from babyllama.training.timing.clock import StepClock
     from train import create_model, prepare_data
 
     quiet_libraries()

@@ -10,8 +10,9 @@ import pytest
 
 from babyllama.config.schema import TrainingConfig
 from babyllama.models.gpu import restored_settings
-from babyllama.training import callbacks
-from babyllama.training.callbacks import CollectSeldom, SlowSteps, StepClock, WidenIntervals
+from babyllama.training.callbacks import CollectSeldom
+from babyllama.training.timing import clock as timing_clock
+from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
 
 NOTHING: tuple[Any, Any, Any] = (None, None, None)
 
@@ -47,7 +48,7 @@ def run(clock: StepClock, gpu: QueuedGpu, steps: int, log_every: int, save_at: i
 
 def test_on_a_gpu_the_rate_is_taken_between_moments_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = QueuedGpu()
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: gpu.now)
+    monkeypatch.setattr(timing_clock.time, "perf_counter", lambda: gpu.now)
     clock = StepClock(gpu.wait)
     run(clock, gpu, steps=40, log_every=10, save_at=25)
     assert clock.median_step() == pytest.approx(0.1, rel=0.02)
@@ -57,7 +58,7 @@ def test_on_a_gpu_the_rate_is_taken_between_moments_that_wait(monkeypatch: pytes
 
 def test_timing_the_starts_there_would_have_said_a_hundred_times_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = QueuedGpu()
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: gpu.now)
+    monkeypatch.setattr(timing_clock.time, "perf_counter", lambda: gpu.now)
     clock = StepClock()
     run(clock, gpu, steps=40, log_every=1000)
     assert clock.median_step() == pytest.approx(0.001)
@@ -78,7 +79,7 @@ def test_the_collector_rests_in_a_training_and_comes_back() -> None:
 def widened(training: TrainingConfig, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Saving and evaluation intervals after an evaluation of 0.9 s and a save of 1.5 s; steps take 0.1 s."""
     now = [0.0]
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing_clock.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     clock.steps = [0.1] * steps
     state = SimpleNamespace(save_steps=50, eval_steps=25)
@@ -118,7 +119,7 @@ def test_intervals_are_never_made_narrower(monkeypatch: pytest.MonkeyPatch) -> N
 def _timed_run(monkeypatch: pytest.MonkeyPatch, seconds: list[float], evaluate_at: set[int] = frozenset()) -> None:
     """A run on a CPU whose steps take these seconds; an evaluation takes a minute."""
     now = [0.0]
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing_clock.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     slow = SlowSteps(clock)
     for number, length in enumerate(seconds, 1):
