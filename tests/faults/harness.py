@@ -91,7 +91,7 @@ def start(
         return Child(pid, time.monotonic(), log)
     code = 70
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, encoding="utf-8")
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         import torch

@@ -94,7 +94,7 @@ class Forked:
 def forked_row(spec_path: str, result_path: str, log_path: str) -> None:
     """What a forked row does: a session of its own, output into its log, the row."""
     os.setsid()
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, encoding="utf-8")
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     from tests.gpu.child import do_row

@@ -257,8 +257,8 @@ def test_runs_without_their_plan_are_not_taken_over(tmp_path: Path) -> None:
     sweep = Sweep(plan("training.lr=1e-3"), tmp_path, [])
     (tmp_path / "m-lr1e-3-seed1").mkdir()
     with pytest.raises(ConfigError, match=r"holds runs without a whole sweep\.json"):
-        sweep.open(overwrite=False, encoding="utf-8")
-    sweep.open(overwrite=True, encoding="utf-8")
+        sweep.open(overwrite=False)
+    sweep.open(overwrite=True)
     assert not (tmp_path / "m-lr1e-3-seed1").exists()
     assert read_json(tmp_path / "sweep.json")["keys"] == ["training.lr"]
 
@@ -267,13 +267,13 @@ def test_overwrite_touches_no_folder_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "m-lr1e-3-seed1").mkdir()
     (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").write_text("text", encoding="utf-8")
     with pytest.raises(ConfigError, match="not a run of ours"):
-        Sweep(plan("training.lr=1e-3"), tmp_path, []).open(overwrite=True, encoding="utf-8")
+        Sweep(plan("training.lr=1e-3"), tmp_path, []).open(overwrite=True)
     assert (tmp_path / "m-lr1e-3-seed1" / "thesis.tex").exists()
 
 
 def test_a_sweeps_folder_stands_for_its_finished_runs(tmp_path: Path) -> None:
     sweep = Sweep(plan("training.lr=1e-3,3e-3"), tmp_path / "s", [])
-    sweep.open(overwrite=False, encoding="utf-8")
+    sweep.open(overwrite=False)
     finished(tmp_path / "s", sweep.plan.runs[1], 2.0)
     (tmp_path / "t").mkdir()
     assert run_folders([str(tmp_path / "*")]) == [tmp_path / "s" / "m-lr3e-3-seed1", str(tmp_path / "t")]

@@ -29,9 +29,7 @@ def _free_port() -> int:
 def _post(address: str, body: dict[str, Any]) -> str:
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/v1/completions", json.dumps(body).encode(), headers)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-        request, timeout=120, encoding="utf-8"
-    ) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
         return answer.read().decode()
 
 
