@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babyllama.common import distributed
-from babyllama.common.console import is_main_process
+from babyllama.common.console import begin_command, is_main_process
 from babyllama.common.errors import BabyLlamaError
 
 
@@ -110,6 +110,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     """
     if argv is None:
         restart_in_utf8()
+    begin_command()
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     launched = os.environ.get("WORLD_SIZE", "")
     if launched.isdecimal() and int(launched) > 2:  # before torch is loaded: DDP warns of what is asked for on purpose

@@ -22,6 +22,20 @@ LEFT_TO_RIGHT = "\u200e"
 LINE_SECONDS = 10.0  # between two lines about the same long work, where there is no terminal
 
 
+_command_began: float | None = None
+
+
+def begin_command() -> None:
+    """Note that the user's command begins now."""
+    global _command_began
+    _command_began = time.monotonic()
+
+
+def seconds_since_start() -> float:
+    """Return how long the user has waited for this command; 0 where none was noted (a call from Python)."""
+    return 0.0 if _command_began is None else time.monotonic() - _command_began
+
+
 def is_main_process() -> bool:
     """Return whether this process prints and writes (rank 0, or the only one)."""
     return int(os.environ.get("RANK", "0")) == 0

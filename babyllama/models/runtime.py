@@ -38,7 +38,8 @@ RECOMPUTE_FROM = 5e7  # parameters: at 97M recomputing saves 0.3 GB of 4.1 for n
 # Whether compiling pays is decided from figures of a fast machine, where it pays latest (docs/performance.md).
 COMPILE_SECONDS = 20.0  # cold compile of one decoder layer, its backward and the head's block: 17 s on 2 cores
 COMPILE_GAIN = 0.29  # share of an eager step that compiling saves
-CPU_FLOPS_PER_CORE = 2.5e11  # 6 x parameters x tokens a second that an eager step reaches in bf16
+# 6 x parameters x tokens a second of an eager step on one core: Zen 5 in bf16, Zen 3 (AVX2) in float32
+CPU_FLOPS_PER_CORE = {"bf16": 2.5e11, "fp32": 6e10}
 
 # What ONEDNN_MAX_CPU_ISA may say that leaves no bf16 matrix product (oneDNN's documentation, "CPU dispatcher control").
 ONEDNN_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
@@ -141,9 +142,9 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     micro_steps = total_steps * training.parts
     flops = 6.0 * num_parameters * tokens
     if training.max_minutes is not None and device == "cpu":  # the number of steps is not known before it is timed
-        flops = 60 * training.max_minutes * CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
+        flops = 60 * training.max_minutes * _cpu_rate(precision)
     size = RunSize(flops, micro_steps, config.model.n_layer)
-    compiling = _compile(training, device, size)
+    compiling = _compile(training, device, precision, size)
     attention = training.attention
     if attention == "auto":
         attention = _attention(device, config.data.seq_length, compiling, num_parameters)
@@ -262,7 +263,12 @@ def fast_low_precision(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _compile(training: TrainingConfig, device: str, size: RunSize) -> str:
+def _cpu_rate(precision: str) -> float:
+    """FLOP/s of an eager step on all cores."""
+    return CPU_FLOPS_PER_CORE["bf16" if precision == "bf16" else "fp32"] * (os.cpu_count() or 1)
+
+
+def _compile(training: TrainingConfig, device: str, precision: str, size: RunSize) -> str:
     wanted = training.torch_compile
     if wanted is False or device == "mps":
         return "off"
@@ -276,8 +282,7 @@ def _compile(training: TrainingConfig, device: str, size: RunSize) -> str:
     if device.startswith("cuda"):
         saved = compiling_saves(COMPILE_GAIN, size.micro_steps, size.layers, size.flops)
         return "layers" if saved > compile_seconds(cache_home() / "inductor") else "off"
-    rate = CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
-    return "layers" if COMPILE_GAIN * size.flops / rate > COMPILE_SECONDS else "off"
+    return "layers" if COMPILE_GAIN * size.flops / _cpu_rate(precision) > COMPILE_SECONDS else "off"
 
 
 def compiler_missing(device: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,7 @@ class TestQuickStart:
 
         runtime = decide(config, total_steps=10, num_parameters=1000)
         chunks = range(290 * 32)
+        self.config, self.runtime = config, runtime
         found = time_budget.fix_length(None, config, runtime, (chunks, chunks), 256)
         self.whole = found is config
         return found
@@ -151,8 +153,24 @@ class TestQuickStart:
     def test_a_slow_one_what_fits_and_says_what_is_left_out(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert self.fixed(monkeypatch, 1.6).training.max_steps == 150
-        assert "150 of 290 steps" in capsys.readouterr().out
+        shortened = self.fixed(monkeypatch, 1.6)
+        assert shortened.training.max_steps == 144  # 240 s / 1.6 s, less the margin of 4%
+        assert "144 of 290 steps" in capsys.readouterr().out
+        counts = count_steps(shortened, 290 * 32)
+        assert (counts.eval_steps, counts.save_steps) == (36, 36)  # four points
+
+    def test_what_the_command_has_taken_before_is_taken_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """5 minutes less a quarter for safety are the command's: 285 - 60 before, 20 for the scores after it."""
+        monkeypatch.setattr(time_budget, "seconds_since_start", lambda: 60.0)
+        assert self.fixed(monkeypatch, 1.2).training.max_steps == int((285 - 60 - 20) / (1.2 * time_budget.MARGIN))
+
+    def test_a_resume_keeps_the_number_and_the_intervals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shortened = self.fixed(monkeypatch, 1.6)
+        monkeypatch.setattr(time_budget, "rehearse", lambda *_, **__: pytest.fail("timed twice"))
+        start = SimpleNamespace(total_steps=144)
+        chunks = range(290 * 32)
+        again = time_budget.fix_length(None, self.config, self.runtime, (chunks, chunks), 256, start)
+        assert again == shortened
 
     def test_a_very_slow_one_no_less_than_the_pairs_need(self, monkeypatch: pytest.MonkeyPatch) -> None:
         steps = self.fixed(monkeypatch, 60.0).training.max_steps

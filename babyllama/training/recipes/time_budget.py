@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from babyllama.common import distributed
-from babyllama.common.console import say
+from babyllama.common.console import say, seconds_since_start
 from babyllama.common.disk_space import checkpoint_bytes
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
@@ -38,9 +38,18 @@ if TYPE_CHECKING:
     from babyllama.training.arguments import StepCounts
     from babyllama.training.start import Start
 
-UNTIMED, TIMED = 2, 3  # the first steps compile, fault pages in and fill caches
-SHARE = 0.05  # of the budget that further timed steps may take, so that quick steps are timed often
+UNTIMED, TIMED = 2, 4  # the first steps compile, fault pages in and fill caches
+SHARE, TIMED_SECONDS = (
+    0.05,
+    5.0,
+)  # of the budget, and at most, that timed steps take, so that quick ones are timed often
+MARGIN = (
+    1.04  # steps of the training over timed ones; once it was 1.08, on a machine that slowed down after half a minute
+)
 DISK_RATE = 2e8  # bytes a second of a checkpoint with its checksums: 0.6 s for a 10M model's 116 MB
+# Of a quick start that does not train the whole epoch: seconds of the command around its minutes of training, those of
+# them that scoring and samples take after it (16 at 1.2 s a step, quiet), points of the held-out curve and checkpoints.
+AROUND, AFTERWARDS, POINTS = 45.0, 20.0, 4
 FEWEST_TOKENS = 400_000  # of the quick start: a choice; 453k tokens gave 84% of the pairs (docs/experiments.md)
 
 
@@ -109,7 +118,7 @@ def rehearse(
     for _ in range(UNTIMED):
         step()
     times = [step() for _ in range(TIMED)]
-    while sum(times) + times[-1] < min(SHARE * seconds, 2.0):
+    while sum(times) + times[-1] < min(SHARE * seconds, TIMED_SECONDS):
         times.append(step())
 
     # One forward pass of the held-out curve; the whole of it is as many as it has batches.
@@ -172,7 +181,21 @@ def _timed(work: Callable[[], None], device: str) -> float:
     return time.perf_counter() - started
 
 
-def steps_within(seconds: float, times: StepTimes, config: Config, chunks: int, world_size: int = 1) -> int:
+def seconds_of(steps: int, times: StepTimes, config: Config, chunks: int, world_size: int = 1) -> float:
+    """Return what a training of some steps takes, evaluations and checkpoints included (`steps_within`'s arguments)."""
+    counts = count_steps(config, chunks, world_size)
+    points, saves = math.ceil(steps / counts.eval_steps), math.ceil(steps / counts.save_steps)
+    return steps * times.step + points * times.evaluation + saves * times.save
+
+
+def steps_within(
+    seconds: float,
+    times: StepTimes,
+    config: Config,
+    chunks: int,
+    world_size: int = 1,
+    fixed: Callable[[Config, int], Config] | None = None,
+) -> int:
     """Return the largest number of steps that fits, evaluations and checkpoints included; at least 1.
 
     Args:
@@ -181,12 +204,12 @@ def steps_within(seconds: float, times: StepTimes, config: Config, chunks: int, 
         config: Run configuration; its intervals follow the number of steps.
         chunks: Training chunks of one epoch.
         world_size: Number of processes.
+        fixed: Function that puts a number of steps into the configuration; None: `with_steps`.
     """
+    fixed = fixed or with_steps
 
     def takes(steps: int) -> float:
-        counts = count_steps(with_steps(config, steps), chunks, world_size)
-        points, saves = math.ceil(steps / counts.eval_steps), math.ceil(steps / counts.save_steps)
-        return steps * times.step + points * times.evaluation + saves * times.save
+        return seconds_of(steps, times, fixed(config, steps), chunks, world_size)
 
     low, high = 1, max(1, int(seconds / times.step)) + 1
     while low + 1 < high:
@@ -199,6 +222,13 @@ def with_steps(config: Config, steps: int) -> Config:
     """Return the configuration with a number of steps in the place of what decided it."""
     length = {"max_steps": steps, "max_minutes": None, "quick_start_minutes": None}
     return config.model_copy(update={"training": config.training.model_copy(update=length)})
+
+
+def _with_quick_steps(config: Config, steps: int) -> Config:
+    """The same for part of the embedded corpus: intervals that are unset give few points, whose seconds go to steps."""
+    spare = [name for name in ("eval_steps", "save_steps") if getattr(config.training, name) is None]
+    intervals = dict.fromkeys(spare, -(-steps // POINTS))
+    return with_steps(config.model_copy(update={"training": config.training.model_copy(update=intervals)}), steps)
 
 
 def fix_length(
@@ -226,28 +256,37 @@ def fix_length(
     minutes = limit_of(config)
     if minutes is None:
         return config
-    if start is not None and start.total_steps is not None:
-        return with_steps(config, start.total_steps)
-    if config.training.fsdp:
-        raise ConfigError("training.max_minutes: not with training.fsdp; give training.max_steps")
+    quick = config.training.max_minutes is None
     train_set, valid_set = datasets
     processes = runtime.processes
+    if start is not None and start.total_steps is not None:
+        part = quick and start.total_steps < count_steps(config, len(train_set), processes).total_steps
+        return (_with_quick_steps if part else with_steps)(config, start.total_steps)
+    if config.training.fsdp:
+        raise ConfigError("training.max_minutes: not with training.fsdp; give training.max_steps")
 
     # How long do the parts take? The slowest process decides.
     say("time budget: a few steps are timed first, then the training starts from the beginning")
     seconds = 60 * minutes
     times = rehearse(model, config, runtime, train_set, valid_set, curve_chunks=curve_chunks, seconds=seconds)
+    waited = seconds_since_start()
     if distributed.is_initialized():
-        slowest = distributed.all_reduce_max(round(times.step * 1e6), round(times.evaluation * 1e6))
-        times = StepTimes(slowest[0] / 1e6, slowest[1] / 1e6, times.save)
+        mine = (times.step, times.evaluation, waited)
+        step, evaluation, waited = (n / 1e6 for n in distributed.all_reduce_max(*(round(t * 1e6) for t in mine)))
+        times = StepTimes(step, evaluation, times.save)
 
     # How many fit into what is left?
     done, spent = _progress(start.checkpoint if start else None)
-    fitting = done + steps_within(max(seconds - spent, 0.0), times, config, len(train_set), processes)
-    if config.training.max_minutes is not None:
-        _tell_budget(minutes, times, fitting, count_steps(with_steps(config, 1), len(train_set), processes))
-        return with_steps(config, fitting)
-    return _quick_start(config, times, fitting, len(train_set), processes)
+    careful = StepTimes(times.step * MARGIN, times.evaluation, times.save)
+    if quick:
+        # The command's minutes count, too: it has read text, compiled and timed steps, and it will score.
+        left = seconds + AROUND - waited - AFTERWARDS * max(1.0, times.step / 1.2)
+        left = min(seconds - spent, left)
+        fitting = done + steps_within(max(left, 0.0), careful, config, len(train_set), processes, _with_quick_steps)
+        return _quick_start(config, times, fitting, len(train_set), processes, seconds)
+    fitting = done + steps_within(max(seconds - spent, 0.0), careful, config, len(train_set), processes)
+    _tell_budget(minutes, times, fitting, count_steps(with_steps(config, 1), len(train_set), processes))
+    return with_steps(config, fitting)
 
 
 def _progress(checkpoint: Path | None) -> tuple[int, float]:
@@ -265,17 +304,19 @@ def _tell_budget(minutes: float, times: StepTimes, steps: int, counts: StepCount
         say(f"time budget: the text is over after {counts.steps_per_epoch:,} steps and is read again")
 
 
-def _quick_start(config: Config, times: StepTimes, fitting: int, chunks: int, processes: int) -> Config:
+def _quick_start(config: Config, times: StepTimes, fitting: int, chunks: int, processes: int, seconds: float) -> Config:
     """The whole epoch where it fits; else what fits, never less than the pairs need, and what that leaves out."""
     whole = count_steps(config, chunks, processes).total_steps
+    takes = seconds_of(whole, times, config, chunks, processes)
     fewest = -(-FEWEST_TOKENS // (config.training.batch_size * config.data.seq_length))
     steps = min(whole, max(fitting, fewest))
-    if steps == whole:
+    if takes <= seconds or steps == whole:
         return config
-    needed = whole * (times.step + times.evaluation / max(whole / 20, 25)) / 60
+    shortened = _with_quick_steps(config, steps)
+    about = seconds_of(steps, times, shortened, chunks, processes)
     say(
         f"quick start: {times.step:.3g} s a step on this machine, so {steps:,} of {whole:,} steps are trained (about "
-        f"{human_seconds(steps * times.step)}). The embedded corpus shows more with --max-minutes {math.ceil(needed)}: "
+        f"{human_seconds(about)}). The embedded corpus shows more with --max-minutes {math.ceil(takes / 60)}: "
         "all of its text, and a model about 10% above its entropy."
     )
-    return with_steps(config, steps)
+    return shortened
