@@ -120,6 +120,14 @@ def _recipe_checks(config: Config) -> list[str]:
         found.append(f"training.average_epochs: {t.average_epochs} of {t.num_epochs:g} epochs: more than the run has")
     if t.decay_from and t.lr_scheduler != "wsd":
         found.append(f"training.decay_from: a cooldown decays: lr_scheduler wsd, not {t.lr_scheduler}")
+    short = config.data.start_length
+    if short and (short >= config.data.seq_length or config.data.seq_length % short):
+        found.append(f"data.start_length: {short}: a part of seq_length {config.data.seq_length} that divides it")
+    if config.data.chunk_start == "line":
+        others = {"data.segment_tokens": cut, "data.mix": config.data.mix, "curriculum": config.curriculum}
+        others["data.mix_temperature"] = config.data.mix_temperature
+        found += [f"data.chunk_start: line: not with {key}" for key, value in others.items() if value is not None]
+    found += _sharing_checks(config)
     if cut and not 2 <= cut[0] <= cut[1] <= config.data.seq_length:
         length = config.data.seq_length
         found.append(f"data.segment_tokens: {list(cut)}: shortest and longest, from 2 to seq_length {length}")
@@ -140,6 +148,19 @@ def _mix_checks(config: Config) -> list[str]:
     if data.segment_tokens is not None:
         found.append(f"{key}: not with data.segment_tokens: segments are cut over all domains")
     return found
+
+
+def _sharing_checks(config: Config) -> list[str]:
+    unique = config.model.unique_layers
+    if unique is None:
+        return []
+    if config.model.type not in TYPES.values():
+        return [f"model.unique_layers: not with model.type {config.model.type}: its layers are not known"]
+    if config.training.fsdp:
+        return ["model.unique_layers: not with training.fsdp, which shares out each layer by itself"]
+    if unique > config.model.n_layer and not config.model.init_from:
+        return [f"model.unique_layers: {unique} of n_layer {config.model.n_layer}: more than there are"]
+    return []
 
 
 def _curriculum_checks(config: Config) -> list[str]:

@@ -37,10 +37,11 @@ BOOKKEEPING = {
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }
-LATER = {"holdout_by", "test", "mix", "mix_temperature"}
+LATER = {"holdout_by", "test", "mix", "mix_temperature", "start_length", "start_share", "chunk_start"}
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
     "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise", *LATER},
+    "model": {"unique_layers"},
     "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "average_epochs", "max_minutes"},
 }
 LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")

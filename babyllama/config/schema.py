@@ -108,6 +108,10 @@ class DataConfig(Section):
     """Let the tokenizer that is trained put a blank in front of every text (BabyLM's reading task asks for it)."""
     seq_length: int = Field(128, ge=8, le=65_536)
     """Tokens in one chunk: what the model sees at once in training, and the window of the evaluation."""
+    start_length: Annotated[int, Field(ge=8)] | None = None
+    """Tokens of a chunk in the first part of the training: chunks are cut into such pieces, a step's tokens stay."""
+    start_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the steps that start_length lasts."""
     eval_samples: Annotated[int, Field(ge=1)] | None = None
     """Held-out chunks used for the curve during training; unset: at most 256. The final score always uses all."""
     clean: bool = True
@@ -118,6 +122,8 @@ class DataConfig(Section):
     """Spelling of transcripts; sentence: CHILDES with capitals and attached punctuation, a blank for a label's tab."""
     reshuffle_documents: bool = False
     """Join the documents in a new order in each epoch (false: one order, only the cut points move)."""
+    chunk_start: Literal["anywhere", "line"] = "anywhere"
+    """Where chunks begin; line: at a line, behind a `<s>`, and what does not fit is padding."""
     segment_tokens: tuple[int, int] | None = None
     """Cut documents at sentence ends, anew in each epoch, into `<s> ... </s>` of about [shortest, longest] tokens."""
     segment_share: float = Field(1.0, gt=0, le=1)
@@ -155,6 +161,8 @@ class ModelConfig(Section):
     """Width of the feed-forward layer; unset: 4 x hidden_size."""
     n_layer: int = Field(6, ge=1)
     """Number of layers."""
+    unique_layers: Annotated[int, Field(ge=1)] | None = None
+    """Layers with matrices of their own, which the n_layer layers share in turn; saved as copies, a plain model."""
     n_head: Annotated[int, Field(ge=1)] | None = None
     """Attention heads; unset: about hidden_size / 64, a divisor of hidden_size."""
     n_kv_head: Annotated[int, Field(ge=1)] | None = None

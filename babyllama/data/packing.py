@@ -9,7 +9,7 @@ the cut points anew in each epoch, the number of chunks never changes, and only 
 
 Off by default, and each in babyllama/data/variation: another order of the documents in each epoch, documents cut at
 sentence ends into segments (then an epoch's stream has other tokens than the stored ones and its end is padded to the
-number of chunks of the first epoch), and noise on the input tokens.
+number of chunks of the first epoch), chunks that begin at a line, and noise on the input tokens.
 
 A batch is gathered by NumPy in one go (no Python per row): 8 to 20 million tokens a second, so the loader never holds
 up a training (`python -m tests.speed.data_speed`).
@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from babyllama.data.token_store import TokenSplit
 from babyllama.data.variation.input_noise import InputNoise
 from babyllama.data.variation.layout import Layout, whole_documents
+from babyllama.data.variation.line_starts import LineStarts
 from babyllama.data.variation.mixing import mix_weights, mixed
 from babyllama.data.variation.segments import Segmenter
 
@@ -55,6 +56,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         multiple_of: Fill up with all-padding chunks to a multiple of this (a full last batch keeps shapes static).
         reshuffle: Read the documents in another seeded order in each epoch from the second on.
         segments: Cuts the documents anew in each epoch; its pieces have an order of their own.
+        lines: Lets chunks begin at lines, each behind a `<s>`.
         noise: Replaces some of the input tokens.
         documents: Numbers of the documents to pack; None: all.
     """
@@ -71,6 +73,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         multiple_of: int = 1,
         reshuffle: bool = False,
         segments: Segmenter | None = None,
+        lines: LineStarts | None = None,
         noise: InputNoise | None = None,
         documents: np.ndarray | None = None,
     ) -> None:
@@ -81,9 +84,14 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         self.seed = seed
         self.random_offset = random_offset
         self.shuffle, self.reshuffle, self.segments, self.noise = shuffle, reshuffle, segments, noise
+        self.line_starts = lines
         self._layouts: dict[int, Layout] = {}
+        self._bounds: dict[tuple[int, int], np.ndarray] = {}
         self._room: int | None = None  # tokens of all chunks, once the first epoch has told their number
-        chunks = -(-self.layout(0).total // seq_length)
+        if lines is None:
+            chunks = -(-self.layout(0).total // seq_length)
+        else:
+            chunks = lines.with_spare(len(lines.chunks(self.layout(0), self.offset_of(0))))
         self.chunks = -(-chunks // multiple_of) * multiple_of
         self._room = self.chunks * seq_length
         self.set_epoch(0)
@@ -114,6 +122,15 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         """Choose the epoch's first position, a function of seed and epoch alone."""
         self.epoch, self.offset, self.current = epoch, self.offset_of(epoch), self.layout(epoch)
 
+    def bounds(self, epoch: int) -> np.ndarray:
+        """(chunks, 3) of an epoch whose chunks begin at lines: first position in the stream, tokens, `<s>` in front."""
+        key = self.layout_key(epoch)
+        if key not in self._bounds:
+            found = self.line_starts.chunks(self.layout(epoch), self.offset_of(epoch), self.chunks)
+            empty = np.zeros((self.chunks - len(found), 3), dtype=np.int64)
+            self._bounds = dict([*list(self._bounds.items())[-1:], (key, np.concatenate([found, empty]))])
+        return self._bounds[key]
+
     def offset_of(self, epoch: int) -> int:
         """Return position in the stream at which an epoch begins."""
         if not self.random_offset:
@@ -137,12 +154,20 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """Return a batch at once: input_ids (B, T) and labels (B, T), int64."""
         places = np.asarray(indices, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)  # (B, T)
-        real = places < self.total
-        stream = (places + self.offset) % self.total
+        if self.line_starts is None:
+            real, inside = places < self.total, None
+            stream = (places + self.offset) % self.total
+        else:
+            first, count, opened = self.bounds(self.epoch)[indices].T[:, :, None]  # each (B, 1)
+            inside = np.arange(self.seq_length) - opened
+            real = inside < count
+            stream = (first + np.maximum(inside, 0)) % self.total
         on_disk, _, begins = self.current.places(stream)
         ids = self.tokens[on_disk].astype(np.int64)
         if begins is not None:
             ids = np.where(begins, self.segments.twins[ids], ids)
+        if inside is not None:
+            ids = np.where(inside < 0, self.line_starts.bos, ids)
         given = ids if self.noise is None else self.noise.of(ids, self.epoch, places)
         if real.all():
             return {"input_ids": torch.from_numpy(given), "labels": torch.from_numpy(ids.copy())}
@@ -188,6 +213,7 @@ def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
         shortest, longest = keys.segment_tokens
         sizes = {"shortest": shortest, "longest": longest, "share": keys.segment_share}
         segments = Segmenter(data.train, data.tokenizer, **sizes, seed=seed)
+    lines = LineStarts(data.train, data.tokenizer, length) if keys.chunk_start == "line" else None
     packed = partial(
         PackedDataset,
         data.train,
@@ -198,6 +224,7 @@ def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
         random_offset=keys.random_offset,
         reshuffle=keys.reshuffle_documents,
         segments=segments,
+        lines=lines,
         noise=InputNoise(keys.input_noise, data.tokenizer, seed) if keys.input_noise else None,
     )
     weights = mix_weights(keys, data.train)

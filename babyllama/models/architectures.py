@@ -137,7 +137,10 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     """Return a model of one of the three architectures with random float32 weights from torch's current seed."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(build_model_config(config, len(tokenizer), _special_ids(tokenizer)))
+    from babyllama.models.shared_layers import share_layers
+
+    model = AutoModelForCausalLM.from_config(build_model_config(config, len(tokenizer), _special_ids(tokenizer)))
+    return share_layers(model, config.model.unique_layers)
 
 
 def ignored_dropouts(config: Config) -> list[str]:

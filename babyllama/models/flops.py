@@ -64,12 +64,15 @@ def multiplying_parameters(model: PreTrainedModel) -> int:
     """Parameters without the tables that are looked up (input and position embeddings), with the head, tied or not."""
     import torch
 
+    from babyllama.models.shared_layers import copied_parameters
+
     tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     looked_up = {id(weight): weight.numel() for weight in tables}
     if head is not None:
         looked_up.pop(id(head.weight), None)  # tied: the table is multiplied with, too
-    return sum(parameter.numel() for parameter in model.parameters()) - sum(looked_up.values())
+    shared = copied_parameters(model)  # layers that share matrices multiply with them once each
+    return sum(parameter.numel() for parameter in model.parameters()) + shared - sum(looked_up.values())
 
 
 def known_peak(device: str, precision: str) -> float | None:

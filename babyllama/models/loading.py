@@ -257,8 +257,10 @@ def load_origin(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTraine
     """Load `model.init_from`, where its vocabulary and its positions fit what is trained.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: They do not, or its layers are no copies where `model.unique_layers` says so.
     """
+    from babyllama.models.shared_layers import require_equal_layers, share_layers
+
     model = load_model(Path(config.model.init_from))
     rows = model.get_input_embeddings().weight.shape[0]
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -272,4 +274,5 @@ def load_origin(config: Config, tokenizer: PreTrainedTokenizerBase) -> PreTraine
             f"model.init_from: {config.model.init_from} has {rows:,} embeddings, the tokenizer {len(tokenizer):,} "
             "tokens. Use that checkpoint's own tokenizer: data.tokenizer_path."
         )
-    return model
+    require_equal_layers(model, config.model.unique_layers, config.model.init_from)
+    return share_layers(model, config.model.unique_layers)

@@ -124,9 +124,19 @@ class WordCounter:
 
     def _turned(self, epoch: int, stream: np.ndarray) -> np.ndarray:
         """A stream's values as an epoch's chunks have them: from its offset on and around, padded with 0."""
+        if self.dataset.line_starts is not None:
+            return self._in_lines(epoch, stream)
         offset, _ = self.dataset.layout_key(epoch)
         padding = np.zeros(len(self.dataset) * self.dataset.seq_length - len(stream), dtype=stream.dtype)
         return np.concatenate([stream[offset:], stream[:offset], padding])
+
+    def _in_lines(self, epoch: int, stream: np.ndarray) -> np.ndarray:
+        """The same where chunks begin at lines: each holds a run of the stream, behind a `<s>` or not."""
+        first, count, opened = self.dataset.bounds(epoch).T
+        place = np.arange(len(first)) * self.dataset.seq_length + opened
+        found = np.zeros(len(self.dataset) * self.dataset.seq_length, dtype=stream.dtype)
+        found[np.repeat(place - np.cumsum(count) + count, count) + np.arange(len(stream))] = np.roll(stream, -first[0])
+        return found
 
     def _of_layout(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Words that begin at each position of an epoch's stream (none at a `<s>` or `</s>`), and its domain."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.provenance import versions
 from babyllama.config.schema import Config
+from babyllama.models.shared_layers import copied_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +68,8 @@ def training_metrics(
     source_bits = None
     if data.source_nats is not None:
         source_bits = data.source_nats / math.log(2) / scored["total_bytes"]
-    parameters = sum(p.numel() for p in trainer.model.parameters())
+    copies = copied_parameters(trainer.model)
+    parameters = sum(p.numel() for p in trainer.model.parameters()) + copies
     step = trainer.clock.median_step()
     epoch = trainer.state.epoch or 0.0
     return {
@@ -82,6 +84,7 @@ def training_metrics(
         "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else _logged_speed(trainer),
         "peak_memory_bytes": trainer.peak_bytes or peak_memory_bytes(trainer.runtime.device),
         "num_parameters": parameters,
+        **({"num_parameters_copied": copies} if copies else {}),
         "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
         "global_step": trainer.state.global_step,
         "total_steps": trainer.total_steps,

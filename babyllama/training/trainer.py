@@ -19,6 +19,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +47,7 @@ from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training import checkpoints
 from babyllama.training.callbacks import BestKeeper, CollectSeldom, StopOnSignal
 from babyllama.training.optim import build_optimizer
+from babyllama.training.recipes.short_start import cut_chunks, short_steps
 from babyllama.training.stop_signals import StopSignals
 from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
 
@@ -103,6 +106,7 @@ class BabyTrainer(Trainer):
         self.total_steps = total_steps
         self.distillation = distillation
         self.training_config = config.training
+        self.short_steps, self.short_length = short_steps(config.data, total_steps), config.data.start_length
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
         self.curve_chunks = min(curve_chunks, len(self.valid))
@@ -139,6 +143,14 @@ class BabyTrainer(Trainer):
             precision = dtype_of(muon) if muon else None
             self.optimizer = build_optimizer(self.model if model is None else model, self.training_config, precision)
         return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """Return the batches of a step; in the part of the run that `data.start_length` lasts, in shorter chunks."""
+        if self.state.global_step < self.short_steps:
+            epoch_iterator = map(partial(cut_chunks, length=self.short_length), epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_train_sampler(self, train_dataset: ChunkSet | None = None) -> EpochSampler:
         """Return the order that seed and epoch decide (babyllama/data/epoch_order.py); milestones count ahead by it."""

@@ -15,6 +15,7 @@ from babyllama.data.packing import IGNORE, PackedDataset
 from babyllama.data.token_store import TokenSplit, open_split, write_split
 from babyllama.data.variation import input_noise
 from babyllama.data.variation.input_noise import InputNoise
+from babyllama.data.variation.line_starts import LineStarts
 from babyllama.data.variation.segments import Segmenter
 from babyllama.research.word_counts import WordCounter
 
@@ -133,3 +134,62 @@ def test_real_text_is_cut_where_sentences_end(test_data: Path, tiny_tokenizer: A
     lengths = pieces.ends - pieces.starts
     assert 30 < lengths.mean() < 60
     assert np.percentile(lengths, 95) < 100
+
+
+@pytest.mark.parametrize("reshuffle", [False, True])
+def test_chunks_begin_at_lines_and_show_each_token_once(
+    split: TokenSplit, tiny_tokenizer: Any, reshuffle: bool
+) -> None:
+    length = 48
+    data = PackedDataset(
+        split,
+        length,
+        pad_id=0,
+        seed=5,
+        shuffle=True,
+        random_offset=True,
+        reshuffle=reshuffle,
+        multiple_of=4,
+        lines=LineStarts(split, tiny_tokenizer, length),
+    )
+    bos, newline = tiny_tokenizer.bos_token_id, "\n"
+    shown = []
+    for epoch in (0, 1, 2):
+        data.set_epoch(epoch)
+        batch = data.__getitems__(list(range(len(data))))
+        rows = [row[row != IGNORE].tolist() for row in batch["labels"]]
+        rows = [row for row in rows if row]
+        bounds = data.bounds(epoch)[: len(rows)]
+        assert bounds[:, 1].sum() == len(split.tokens)
+        own = [row[opened:] for row, opened in zip(rows, bounds[:, 2].tolist(), strict=True)]
+        assert Counter(token for row in own for token in row) == Counter(split.tokens.tolist())
+        opened = [row[0] == bos for row in rows]
+        assert sum(opened) > 0.5 * len(rows)
+        for number, row in enumerate(rows):
+            full = len(rows[number - 1]) == length
+            assert row[0] == bos or full, "only what is left of a line that filled its chunk begins without a <s>"
+            if row[0] != bos:
+                assert not tiny_tokenizer.decode(own[number - 1]).endswith(newline)
+        shown.append(rows)
+        words = WordCounter(data, split, tiny_tokenizer)
+        assert words.of_chunks(epoch).sum() == split.words.sum()
+        assert (words.of_chunks(epoch)[: len(rows)] == [_words(split, tiny_tokenizer, row) for row in own]).mean() > 0.5
+    assert shown[0] != shown[1], "other cuts in each epoch"
+    data.set_epoch(0)
+    assert [row[row != IGNORE].tolist() for row in data.__getitems__(list(range(len(data))))["labels"]][
+        : len(shown[0])
+    ] == (shown[0])
+
+
+def _words(split: TokenSplit, tokenizer: Any, row: list[int]) -> int:
+    return len(tokenizer.decode(row, skip_special_tokens=True).split())
+
+
+def test_lines_are_cut_rather_than_more_chunks_made(split: TokenSplit, tiny_tokenizer: Any) -> None:
+    lines = LineStarts(split, tiny_tokenizer, 48)
+    layout = PackedDataset(split, 48, pad_id=0).layout(0)
+    wanted = len(lines.chunks(layout, 0))
+    fewest = -(-len(split.tokens) // 48)
+    assert fewest < wanted
+    assert len(lines.chunks(layout, 0, wanted - 1)) < wanted
+    assert len(lines.chunks(layout, 0, fewest)) == fewest

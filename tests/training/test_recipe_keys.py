@@ -31,6 +31,9 @@ ALL_ON = {
     "training.average_epochs": 2,
     "training.keep": "ema",
     "model.resid_pdrop": 0.1,
+    "model.unique_layers": 1,
+    "data.start_length": 16,
+    "data.start_share": 0.4,
     "data.input_noise": 0.1,
     "data.reshuffle_documents": True,
     "data.segment_tokens": [8, 24],
@@ -64,12 +67,18 @@ def as_if_killed(run: Path, after: int = 12) -> None:
         (run / name).unlink()
 
 
-def test_with_every_key_on_a_resumed_run_has_the_bits_of_the_unbroken_one(text: Path, tmp_path: Path) -> None:
+LINES = {key: value for key, value in ALL_ON.items() if "segment" not in key} | {"data.chunk_start": "line"}
+
+
+@pytest.mark.parametrize("keys", [ALL_ON, LINES], ids=["segments", "lines"])
+def test_with_every_key_on_a_resumed_run_has_the_bits_of_the_unbroken_one(
+    keys: dict[str, Any], text: Path, tmp_path: Path
+) -> None:
     recipe = {"save_words": [100, 300]}
-    done = train(changed(config_for(text, tmp_path, name="whole", **recipe), ALL_ON))
+    done = train(changed(config_for(text, tmp_path, name="whole", **recipe), keys))
     whole = done.run_dir
     assert read_log(whole / "log_history.jsonl")[-1]["epoch"] > 1.5
-    config = changed(config_for(text, tmp_path, name="resumed", **recipe), ALL_ON)
+    config = changed(config_for(text, tmp_path, name="resumed", **recipe), keys)
     resumed = train(config).run_dir
     assert weights(whole) == weights(resumed)
     as_if_killed(resumed)
@@ -86,13 +95,18 @@ def test_with_every_key_on_a_resumed_run_has_the_bits_of_the_unbroken_one(text: 
     assert again.metrics["averages"] == done.metrics["averages"]
 
 
-@pytest.mark.parametrize("key", [key for key in ALL_ON if key not in {"training.optimizer", "training.lr_scheduler"}])
+CHANGES = ALL_ON | LINES
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGES if key not in {"training.optimizer", "training.lr_scheduler"}])
 def test_each_key_changes_the_weights(key: str, text: Path, tmp_path: Path, plain_weights: str) -> None:
-    keys = {key: ALL_ON[key]}
+    keys = {key: CHANGES[key]}
     if key == "training.keep":
         keys["training.ema_decay"] = 0.9
     if key == "data.segment_share":
         keys["data.segment_tokens"] = [8, 24]
+    if key == "data.start_share":
+        keys["data.start_length"] = 16
     if key == "data.spelling":
         text = tmp_path / "text"
         text.mkdir()
@@ -110,9 +124,9 @@ def plain_weights(text: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_older_checkpoints_lack_the_keys_and_are_still_resumed() -> None:
     plain = Config(model={"type": "Llama"})
-    names = {key.split(".")[1] for key in ALL_ON} - {"optimizer", "lr_scheduler", "resid_pdrop"}
+    names = {key.split(".")[1] for key in CHANGES} - {"optimizer", "lr_scheduler", "resid_pdrop"}
     assert not {key for key in training_fingerprint(plain, "d", "t") if key.split(".")[-1] in names}
-    found = training_fingerprint(changed(plain, ALL_ON), "d", "t")
+    found = training_fingerprint(changed(plain, CHANGES), "d", "t")
     assert {key.split(".")[-1] for key in found} >= names - {"keep"}
 
 
@@ -206,12 +220,15 @@ def test_a_branch_that_cannot_be_says_why(
         ("training.average_epochs", 3, "more than the run has"),
         ("training.ema_decay", 1.5, "above 0 and below 1"),
         ("data.segment_tokens", [20, 500], "to seq_length 128"),
+        ("data.start_length", 48, "a part of seq_length 128 that divides it"),
+        ("model.unique_layers", 9, "more than there are"),
         ("training.decay_from", "x/checkpoint-1", "a cooldown decays"),
     ],
 )
 def test_keys_that_do_not_fit_are_told_at_the_start(key: str, value: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     section, name = key.split(".")
-    path.write_text(f"model: {{type: Llama}}\n{section}: {{{name}: {value}}}\n", encoding="utf-8")
+    more = f", {name}: {value}}}" if section == "model" else f"}}\n{section}: {{{name}: {value}}}"
+    path.write_text(f"model: {{type: Llama{more}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
         load_config(path)
