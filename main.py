@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
 from babyllama.common.command import Command, CommandParser, Parser, add_commands, run_command, split_names
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError
 from babyllama.common.provenance import program, program_name
 from babyllama.config.flags import add_config_flags, config_from_args, read_config

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babyllama.common import distributed
-from babyllama.common.console import begin_command, is_main_process
+from babyllama.common.console import begin_command
+from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import BabyLlamaError
 
 

@@ -7,13 +7,14 @@ strips control codes: a sample must not be able to move the cursor or change the
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
+
+from babyllama.common.distributed import is_main_process
 
 T = TypeVar("T")
 
@@ -34,11 +35,6 @@ def begin_command() -> None:
 def seconds_since_start() -> float:
     """Return how long the user has waited for this command; 0 where none was noted (a call from Python)."""
     return 0.0 if _command_began is None else time.monotonic() - _command_began
-
-
-def is_main_process() -> bool:
-    """Return whether this process prints and writes (rank 0, or the only one)."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(line: str = "") -> None:

@@ -77,8 +77,13 @@ def local_world_size() -> int:
 
 
 def rank() -> int:
-    """Return the rank of this process; rank 0 prints and writes."""
+    """Return the rank of this process."""
     return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process prints and writes: rank 0, or the only one."""
+    return rank() == 0
 
 
 def is_initialized() -> bool:

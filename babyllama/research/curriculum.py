@@ -41,7 +41,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.common.files import write_json
 from babyllama.config.run_layout import CURRICULUM
 from babyllama.config.schema import Config

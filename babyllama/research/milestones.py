@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common import disk_space
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import Building, read_json, write_json
 from babyllama.common.units import parse_count, short_words

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common import distributed
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.schema import TrainingConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babyllama.common import distributed
-from babyllama.common.console import is_main_process
+from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError, DiskError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, RUN_FILES, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, is_complete, step_of
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common import distributed
-from babyllama.common.console import is_main_process, say
+from babyllama.common.console import say
+from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.common.units import human_bytes

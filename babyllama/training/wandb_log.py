@@ -19,7 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from babyllama.common.console import is_main_process, say, warn
+from babyllama.common.console import say, warn
+from babyllama.common.distributed import is_main_process
 from babyllama.common.files import write_text_atomic
 from babyllama.config.run_layout import WANDB_ID
 from babyllama.config.schema import Config
