@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.console import cell, say, transfer
+from babyllama.common.console import say, transfer
 from babyllama.common.errors import ConfigError
 from babyllama.common.units import human_bytes
+from babyllama.pages.tables import TableData, print_tables
 
 JSON, PAGE = "corpus.json", "corpus.html"
 
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.write:
         found.report["written"] = {"folder": args.write, **write_clean(found, Path(args.write).expanduser(), reasons)}
+    print_tables([domain_table(found.report)])
     for line in summary(found.report):
         say(line)
     folder = Path(args.output).expanduser()
@@ -73,6 +75,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def domain_table(report: dict[str, Any]) -> TableData:
+    """Return words, documents, language and script of each domain."""
+    rows = [
+        (name, f"{row['words']:,}", f"{row['documents']:,}", row["language"], row["script"] or "no letters")
+        for name, row in report["domains"].items()
+    ]
+    return TableData("domains", ("domain", "words", "documents", "language", "script"), tuple(rows))
+
+
 def summary(report: dict[str, Any]) -> list[str]:
     """Return the figures that matter, a line each."""
     total = report["total"]
@@ -80,9 +91,6 @@ def summary(report: dict[str, Any]) -> list[str]:
         f"{total['documents']:,} documents, {total['words']:,} words, {human_bytes(total['bytes'])} "
         f"in {len(report['files'])} files"
     ]
-    for name, row in report["domains"].items():
-        where = f"{row['language']}, {row['script'] or 'no letters'}"
-        lines.append(f"  {cell(name, 20)} {row['words']:>12,} words  {row['documents']:>8,} documents  {where}")
     if total["bytes_over_premium"] is not None:
         of = f"{total['byte_premium_of']} ({total['byte_premium']:.2f})" if total["byte_premium"] else "each domain"
         lines.append(f"bytes over the premium of {of}: {human_bytes(total['bytes_over_premium'])}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from babyllama.common.console import cell, printable, say
+from babyllama.common.console import printable, say
 from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.pages.babylm_tables import babylm_tables
@@ -17,9 +17,7 @@ from babyllama.pages.tables import DASH, TableData, print_tables
 def print_results(results: dict[str, Any]) -> None:
     """Print an evaluation's figures: held-out text as a table by domain, the other tasks as lines."""
     if "bits_per_byte" in results:
-        rows = [_domain_row(name, figures) for name, figures in sorted(results["domains"].items())]
-        head = ("domain", "bits per byte", "95% interval", "perplexity", "documents")
-        print_tables([TableData("held-out text", head, (*rows, _domain_row("total", results)))])
+        print_tables([_domain_table(results)])
     if results.get("isolated_bits_per_byte") is not None:
         low, high = results["isolated_bits_per_byte_ci"]
         say(
@@ -48,6 +46,13 @@ def print_results(results: dict[str, Any]) -> None:
             say(f"{task}: {DASH} ({figures['reason']})")
         elif shown:
             say(f"{task}: {', '.join(shown)}")
+
+
+def _domain_table(results: dict[str, Any]) -> TableData:
+    """Return the held-out text's figures by domain, the total last."""
+    rows = [_domain_row(name, figures) for name, figures in sorted(results["domains"].items())]
+    head = ("domain", "bits per byte", "95% interval", "perplexity", "documents")
+    return TableData("held-out text", head, (*rows, _domain_row("total", results)))
 
 
 def _domain_row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
@@ -88,8 +93,8 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
     """Print the figures that matter, three samples, where everything is, and what to type next."""
     say()
     say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
-    for name, figures in sorted(results["domains"].items()):
-        say(f"  {cell(name, 20)} {figures['bits_per_byte']:.3f} bits per byte")
+    if len(results["domains"]) > 1:
+        print_tables([_domain_table(results)])
     source = metrics.get("source_bits_per_byte")
     if source:
         above = 100 * (results["bits_per_byte"] / source - 1)

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError
 from babyllama.common.units import human_bytes
+from babyllama.pages.tables import TableData, print_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from babyllama.sharing.hub_files import Branch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def list_branches(wanted: list) -> None:
+def list_branches(wanted: Sequence[Branch]) -> None:
     """Print every branch with its files and sizes."""
     for branch in wanted:
-        say(f"{branch.name}: {len(branch.files)} files, {human_bytes(branch.size)}")
-        for file in branch.files:
-            say(f"  {human_bytes(file.size):>10}  {file.name}")
+        rows = tuple((file.name, human_bytes(file.size)) for file in branch.files)
+        title = f"{branch.name}: {len(branch.files)} files, {human_bytes(branch.size)}"
+        print_tables([TableData(title, ("file", "size"), rows)])
     total = human_bytes(sum(branch.size for branch in wanted))
     say(f"{len(wanted)} branches, {total} at most; nothing was sent (--dry-run)")
