@@ -302,6 +302,7 @@ class BenchmarkSuite:
         """Return what benchmark_results.json holds: runs, comparisons, rankings, notes."""
         from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of, ranking
 
+        # Differences between recipes, metric by metric.
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
         groups = group_runs([run.name for run in self.runs], resolve_groups(self.config.groups, self.runs))
         metrics = metrics_of(scored)
@@ -314,6 +315,7 @@ class BenchmarkSuite:
             "text": self._text_facts(),
             "notes": list(dict.fromkeys(self.notes)),
             "failed": self.failed,
+            # Figures of each run, then what they say of each other.
             "runs": {run.name: run_facts(run, groups) for run in self.runs},
             "metrics": [
                 {
@@ -363,11 +365,13 @@ def run(args: argparse.Namespace) -> int:
     from babyllama.pages.tables import print_tables, render
     from babyllama.plugins import load_plugins
 
+    # What is compared.
     config = config_of(args)
     load_plugins(args.plugin)
     chosen = run_folders(config.checkpoints) or finished_runs()
     if not chosen:
         raise ConfigError(f"models/: no finished run there; give run folders: {program()} benchmark FOLDER FOLDER")
+    # Compare, write, show.
     suite = BenchmarkSuite(chosen, device=args.device, config=config, use_cache=not args.no_cache)
     results = suite.run_all_benchmarks()
     page = suite.save(results, args.output)

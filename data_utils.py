@@ -271,6 +271,7 @@ class DataProcessor:
         started = time.perf_counter()
         cache = self.cache_dir()
         split = self.split_fingerprint()
+        # Tokens from the cache, or made now; one process at a time.
         with cache_lock(cache, split), clearing_up(cache, split):
             tokenizer = self.train_or_load_tokenizer(cache, split)
             fingerprint = content_key(split, tokenizer_fingerprint(tokenizer))
@@ -281,6 +282,7 @@ class DataProcessor:
                 if folder.exists():
                     self.notes.append(f"cache: {folder} was damaged or incomplete, built anew")
                 meta = self._build(cache, split, folder, tokenizer)
+        # Map them, and say what was found.
         train, valid = open_split(folder, "train"), open_split(folder, "valid")
         self._check_sizes(train, valid)
         return PreparedData(

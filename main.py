@@ -187,6 +187,7 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     from babyllama.research.sweep_runs import BEST, results_table, significance
     from benchmark import BenchmarkSuite
 
+    # The table of recipes.
     results = sweep.results()
     sweep.save_results(results)
     print_tables([results_table(results, sweep.plan.seeds)])
@@ -195,8 +196,10 @@ def compare_sweep(sweep: Sweep, args: argparse.Namespace) -> bool:
     best = next((recipe for recipe in results["recipes"] if recipe["name"] == results["best"]), None)
     if best is None:
         return False
+    # The winner as a configuration.
     config = read_config(args, best["overrides"] | {"model.name": best["name"]})
     save_config(config, sweep.folder / BEST)
+    # The page of all finished runs.
     runs = [row["path"] for row in results["runs"] if row["state"] == "finished"]
     suite = BenchmarkSuite(runs, device=config.training.device, config=page_config(args))
     compared = suite.run_all_benchmarks()

@@ -80,9 +80,11 @@ def _milestones(config: Config, shown: int, track: Track) -> list[Advice]:
                 True,
             )
         ]
+    # Compare the targets that are saved with the track's, and with what the run shows.
     saved = {parse_count(target) for target in targets_of(wanted)}
     lacking = [PREFIX + short_words(target) for target in track.targets if target not in saved]
     beyond = [target for target in track.targets if target in saved and target > shown]
+    # What is lacking, what the final model stands for, what is never reached.
     found = []
     if lacking:
         found.append(Advice(f"training.save_words lacks {', '.join(lacking)}: AoA will be 0; use {schedule}", True))

@@ -28,6 +28,7 @@ def fields(tree: Tree) -> dict[str, Any]:
     """
     model = read_json(tree.run / MODEL_CONFIG)
     metrics = read_json(tree.run / TRAINING_METRICS) if (tree.run / TRAINING_METRICS).is_file() else {}
+    # What the run and its record say; OPEN is for the team to fill in.
     found: dict[str, Any] = {
         "model name": tree.root.name,
         "revision": "main",
@@ -52,6 +53,7 @@ def fields(tree: Tree) -> dict[str, Any]:
         **_text(metrics.get(LEDGER)),
         "languages": "English",
     }
+    # What a reader should know of the checkpoints: repeated ones, and ones below their name.
     filled = filled_checkpoints(tree)
     if filled:
         copies = ", ".join(f"{name} = {source}" for name, source in filled.items())

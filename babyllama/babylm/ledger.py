@@ -20,6 +20,7 @@ def problems(ledger: dict[str, Any], track: Track) -> list[str]:
         track: The track.
     """
     found = []
+    # Counts against the track's bounds.
     words = ledger["raw_words"] or ledger["words"]
     if words > track.words:
         found.append(f"training text: {words:,} words, {track.name} allows {track.words:,} (data.max_words cuts it)")
@@ -27,6 +28,7 @@ def problems(ledger: dict[str, Any], track: Track) -> list[str]:
         found.append(f"epochs: {ledger['epochs']:g}, {track.name} allows {track.epochs} passes over the text")
     if ledger["words_seen"] > track.exposure:
         found.append(f"words shown: {ledger['words_seen']:,}, {track.name} allows {track.exposure:,}")
+    # Words that came in by another door: the tokenizer, the weights at the start, the teachers.
     tokenizer = ledger["tokenizer"]
     if tokenizer["text"] != OWN_TEXT and not is_subset(tokenizer, ledger):
         found.append(

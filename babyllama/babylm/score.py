@@ -86,6 +86,7 @@ def plan(tree: Tree, data: DataFolder, names: set[str], fast_only: bool, seed: i
     from babyllama.evaluation.score_cache import checkpoint_content
 
     wanted: list[tuple[str, TaskData]] = []
+    # Every checkpoint with every task, the final model with the whole sets.
     own = data.zero_shot(fast_only)
     wanted += [(MAIN, found) for found in own]
     aoa = None if fast_only else data.acquisition
@@ -93,11 +94,13 @@ def plan(tree: Tree, data: DataFolder, names: set[str], fast_only: bool, seed: i
         wanted += [(name, found) for found in data.zero_shot(True)]
         wanted += [(name, aoa)] if aoa else []
     wanted = [(name, found) for name, found in wanted if found.task.name in names]
+    # Each set of data once: is it there, and is it what the rules say?
     distinct = list({found.name: found for _, found in wanted}.values())
     for found in distinct:
         if found.is_there:
             found.check()
     missing = [found.where_to_get() for found in distinct if not found.is_there]
+    # A job's key holds all that its figures depend on.
     contents = {name: checkpoint_content(tree.folder(name)) for name, _ in wanted}
     digests = {found.name: found.digest() for found in distinct}
     jobs = [
@@ -171,6 +174,7 @@ def _score_task(
     task, fast = job.data.task, job.data.fast
     bar = partial(progress, description=f"{job.checkpoint} {job.data.name}")
     facts: dict[str, Any] = {"schema_version": 1, "task": task.name, "fast": fast, "fingerprint": job.key}
+    # Predictions and figures by the task's kind.
     if task.kind == "reading":
         pred, before = reading.surprisals(model, tokenizer, job.data.reading, bar)
         found: Any = reading.predictions(pred, before)
@@ -187,6 +191,7 @@ def _score_task(
         facts |= more
         report = zero_shot.report(task, more["cells"], more["figure"])
         write_text_atomic(tree.predictions(job.checkpoint, task, fast).parent / "best_temperature_report.txt", report)
+    # The score is written last: it says that the predictions are complete.
     facts["seconds"] = round(time.perf_counter() - started, 2)
     tree.save(job.checkpoint, task, fast, found, facts)
     say(_line(job, facts))
@@ -257,6 +262,7 @@ def write_acquisition(tree: Tree, data: DataFolder, fill: dict[str, str] | None 
     from babyllama.models.loading import load_tokenizer_of
 
     task = next(task for task in data.rules.tasks.values() if task.kind == "aoa")
+    # Surprisals of all checkpoints, a repeated one's under the name that it stands for.
     results: list[dict[str, Any]] = []
     for name, words in zip(tree.track.checkpoints, tree.track.targets, strict=True):
         path = tree.predictions((fill or {}).get(name, name), task, False)
@@ -271,6 +277,7 @@ def write_acquisition(tree: Tree, data: DataFolder, fill: dict[str, str] | None 
         (target.parent / AOA_SCORE).unlink(missing_ok=True)
         (target.parent / SCORE).unlink(missing_ok=True)
         return None
+    # The figure needs every checkpoint and the children's shares.
     tokenizer = load_tokenizer_of(tree.run)
     found = acquisition.figure(results, acquisition.read_human(data.human_shares), tokenizer, data.rules.aoa_fit)
     write_json(target.parent / AOA_SCORE, {"aoa": found["aoa"]})

@@ -86,6 +86,7 @@ def collate(tree: Tree, data: DataFolder) -> dict[str, Any]:
     """
     content: dict[str, Any] = {}
     glue: dict[str, Any] = {}
+    # The final model's predictions, GLUE's tasks under one key.
     for task in tree.rules.tasks.values():
         path = tree.predictions(MAIN, task, False)
         found = read_predictions(path) if path.is_file() else None
@@ -99,6 +100,7 @@ def collate(tree: Tree, data: DataFolder) -> dict[str, Any]:
             figure = path.parent / AOA_SCORE
             content["aoa"] = read_json(figure) if figure.is_file() else None
     content["glue"] = glue
+    # The fast evaluation: a list over the checkpoints for each task.
     content["fast_eval_results"] = {
         task.collated: [fast_cells(tree, data, name, task) for name in tree.track.checkpoints]
         for task in tree.rules.tasks.values()

@@ -137,6 +137,7 @@ def check_collated(path: str, content: dict[str, Any], rules: Rules, track: Trac
         track: The track.
     """
     problems: list[str] = []
+    # The final model's predictions, task by task.
     for task in rules.tasks.values():
         if task.kind == "aoa":
             continue
@@ -145,6 +146,7 @@ def check_collated(path: str, content: dict[str, Any], rules: Rules, track: Trac
             cells = {task.name: cells[task.name]} if cells and task.name in cells else None
         if cells:
             problems += check_predictions(f"{path}: {task.collated}", task, False, cells)
+    # The fast evaluation: as many entries as checkpoints, each with the cells that are wanted.
     lists = content.get("fast_eval_results", {})
     steps = len(track.checkpoints)
     for task in rules.tasks.values():

@@ -119,6 +119,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:  # read when CUDA starts; a CPU ignores it
         # Without growing segments, freed blocks of other sizes than the next ones are lost to them.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    # Run; each way to end has its code.
     try:
         distributed.settle_environment()
         return command(argv)

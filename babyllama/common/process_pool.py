@@ -60,6 +60,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], proce
     Raises:
         WorkerLost: A worker died. Errors of the function itself come through as they are.
     """
+    # One process, or one item: no pool.
     first = list(islice(items := iter(items), 2))
     if processes == 1 or len(first) < 2:
         yield from map(function, chain(first, items))
@@ -67,6 +68,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], proce
     executor = ProcessPoolExecutor(
         processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(function, os.getpid())
     )
+    # Keep the processes busy a few items ahead, and give results in the items' order.
     waiting: deque[Future[Result]] = deque()
     try:
         with _quiet_fork():

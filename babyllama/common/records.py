@@ -116,6 +116,7 @@ def _json_rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[s
 
 def _delimited_rows(path: Path, text: io.TextIOWrapper, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    # How the file is written: its delimiter and its quotes.
     head = text.readline()
     if delimiter == "," and head.count(";") > head.count(","):
         delimiter = ";"
@@ -125,6 +126,7 @@ def _delimited_rows(path: Path, text: io.TextIOWrapper, delimiter: str) -> Itera
     if len(set(names)) < len(names) or not names:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{path}: line 1: {'no names of columns' if not names else 'twice: ' + ', '.join(twice)}")
+    # Its rows, each with as many values as there are names.
     reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=quoting != csv.QUOTE_NONE)
     try:
         for values in reader:

@@ -113,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
     parser.add_argument(
         "checkpoints", nargs="*", help="run folders, or a sweep's (default: every finished run under models/)"
     )
+    # What is compared on which data.
     parser.add_argument("--eval-data", nargs="+", metavar="PATH", help="text for all runs, as it is")
     parser.add_argument("--minimal-pairs", nargs="+", metavar="[NAME=]PATH", help="sets of minimal pairs (BLiMP)")
     parser.add_argument("--pair-ids", metavar="FILE", help="{UID: [pairID, ...]}: only these pairs")
@@ -129,6 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) ->
     )
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line, for the texts that are written")
     parser.add_argument("--benchmark-config", metavar="FILE", help="YAML: which benchmarks, which data, which sizes")
+    # Sizes, seed, machine.
     parser.add_argument("--num-samples", type=int, help="texts each run writes (default: 20)")
     parser.add_argument("--seed", type=seed_number)
     parser.add_argument("--device", default="auto")
@@ -158,11 +160,13 @@ def config_of(args: argparse.Namespace) -> BenchmarkConfig:
         "num_samples": args.num_samples,
         "seed": args.seed,
     }
+    # Groups are added to the file's.
     for item in args.group:
         name, sign, members = item.partition("=")
         if not (name and sign and members):
             raise ConfigError(f"--group {item}: write --group NAME=RUN,RUN")
         config.groups[name] = split_names(members) or []
+    # A given flag wins over the file.
     try:
         for key, value in flags.items():
             if value is not None:

@@ -176,11 +176,13 @@ def compare_choices(
         seed: Seed of the bootstrap draws.
     """
     right_a, right_b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    # Disagreements of each stratum are all that the difference rests on.
     names, index = np.unique(strata if strata is not None else [""] * len(right_a), return_inverse=True)
     sizes = np.bincount(index, minlength=len(names))
     only_a = np.bincount(index[right_a & ~right_b], minlength=len(names))
     only_b = np.bincount(index[right_b & ~right_a], minlength=len(names))
     difference = float(np.mean((only_a - only_b) / sizes))
+    # Resample items within their strata.
     generator = np.random.Generator(np.random.PCG64(seed))
     shares = np.stack([only_a, only_b, sizes - only_a - only_b], axis=1) / sizes[:, None]
     draws = np.stack([generator.multinomial(n, p, size=resamples) for n, p in zip(sizes, shares, strict=True)])
@@ -215,11 +217,13 @@ def compare_shares(
         seed: Seed of the permutations.
     """
     differences = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
+    # The mean over strata and the spread inside each.
     names, index = np.unique(strata if strata is not None else [""] * len(differences), return_inverse=True)
     sizes = np.bincount(index, minlength=len(names))
     means = np.bincount(index, differences, len(names)) / sizes
     spread = np.bincount(index, (differences - means[index]) ** 2, len(names)) / np.maximum(sizes - 1, 1)
     half = Z_95 * math.sqrt(float(np.sum(spread / sizes))) / len(names)
+    # Many items: the sum of signed differences is normal.
     weighted = differences / sizes[index] / len(names)
     if len(weighted) <= PERMUTED_SHARES:
         p_value, smallest = sign_permutation(weighted, seed=seed), smallest_sign_p(int(np.count_nonzero(weighted)))

@@ -74,12 +74,14 @@ def compare_seeds(
     a, b = np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)
     if max(len(a), len(b)) < 2:
         raise ValueError("one seed each: nothing is known of the seeds' spread")
+    # The seeds' variance; a recipe with one seed takes the other's.
     spreads = [float(np.var(x, ddof=1)) if len(x) > 1 else None for x in (a, b)]
     known = [s for s in spreads if s is not None]
     parts = [(s if s is not None else known[0]) / len(x) for s, x in zip(spreads, (a, b), strict=True)]
     freedoms = [len(x) - 1 if len(x) > 1 else len(other) - 1 for x, other in ((a, b), (b, a))]
     variance = sum(parts) + item_variance
     difference = float(a.mean() - b.mean())
+    # Welch's t with the items' variance, and what a permutation of labels says.
     df = _welch([*parts, item_variance], [*freedoms, max(items - 1, 1)])
     half = float(stdtrit(df, 0.975)) * math.sqrt(variance)
     p_value = 2 * float(stdtr(df, -abs(difference) / math.sqrt(variance))) if variance else float(difference == 0)

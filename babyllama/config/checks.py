@@ -16,6 +16,7 @@ def adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> lis
     if not isinstance(model, dict):
         return notices
     width, heads = model.get("hidden_size"), model.get("n_head")
+    # Heads that no longer divide an overridden width.
     if (
         (
             "model.hidden_size" in overrides
@@ -29,6 +30,7 @@ def adapt_to_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> lis
         model.pop("n_head")
         model.pop("n_kv_head", None)
         notices.append(f"model.n_head: {heads} heads do not fit hidden_size {width}: chosen anew")
+    # Heads of keys and values, the batch, the positions.
     kv = model.get("n_kv_head")
     count = model.get("n_head")
     overridden = "model.n_head" in overrides and "model.n_kv_head" not in overrides
@@ -67,6 +69,7 @@ def _adapt_batch(training: dict[str, Any], overrides: Mapping[str, Any]) -> list
 def cross_checks(config: Config, source: str) -> list[str]:
     """Return every problem between keys of a configuration: source, keys, values, what fits."""
     m, t, problems = config.model, config.training, []
+    # Teachers, curriculum, tokenizer.
     teaching = config.distillation
     if teaching and teaching.weights and len(teaching.weights) != len(teaching.teachers):
         problems.append(
@@ -75,6 +78,7 @@ def cross_checks(config: Config, source: str) -> list[str]:
     problems += _curriculum_checks(config)
     if config.data.tokenizer_path and config.data.tokenizer_output:
         problems.append("data.tokenizer_path, data.tokenizer_output: both set; the one is read, the other is trained")
+    # The model: a known type, a name that is one folder's, heads that fit.
     if not config.plugins and not m.init_from and m.type not in TYPES.values():
         near = difflib.get_close_matches(m.type.lower(), TYPES, n=1)
         hint = f"did you mean {TYPES[near[0]]}? " if near else ""
@@ -89,6 +93,7 @@ def cross_checks(config: Config, source: str) -> list[str]:
         problems.append(f"model.name: {m.name!r} is the name of one folder: no / or \\; logging.output_dir says where")
     if not m.init_from and m.type in TYPES.values():
         problems += _head_checks(m)
+    # The training: batch, recipe, precision, length.
     if t.batch_size % t.parts:
         divisors = [n for n in range(1, t.batch_size + 1) if t.batch_size % n == 0]
         problems.append(

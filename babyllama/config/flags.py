@@ -63,6 +63,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override any key: --set training.lr=1e-3 (repeatable)",
     )
+    # Frequent keys have flags of their own.
     for flag, key, kind in FLAGS:
         parser.add_argument(*_spellings(flag), dest=key, type=kind, metavar="X", help=flag_help(key))
     for flag, key in SWITCHES:
@@ -78,6 +79,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="go on from the newest complete checkpoint, or from this one",
     )
+    # What to do with what is in the run folder.
     parser.add_argument("--overwrite", action="store_true", help="replace what another run left in the folder")
     add_debug_flag(parser)
 

@@ -122,6 +122,7 @@ def config_from_dict(raw: object, source: str = "config", overrides: Mapping[str
         raise ConfigError(f"{source}: expected sections (data, model, training, logging), found {type(raw).__name__}")
     raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     overrides = dict(overrides or {})
+    # Older layouts, then the overrides over the file.
     problems = _modernize(raw, source)
     problems += _lay_over(raw, overrides)
     problems += _unknown_keys(raw, source)
@@ -129,6 +130,7 @@ def config_from_dict(raw: object, source: str = "config", overrides: Mapping[str
     raw = {
         key: ({} if value is None and key in SECTIONS and key not in OPTIONAL else value) for key, value in raw.items()
     }
+    # The shape by the schema, then what hangs together; all problems are told at once.
     config = None
     try:
         config = Config.model_validate(
@@ -147,6 +149,7 @@ def config_from_dict(raw: object, source: str = "config", overrides: Mapping[str
 def _modernize(raw: dict[str, Any], source: str) -> list[str]:
     """Older layouts of this field: `optimization:` joins training, `student:` is the model."""
     problems = []
+    # `optimization:` joins `training:`.
     old = raw.pop("optimization", None)
     if old is not None and not isinstance(old, dict):
         problems.append(f"{source}: optimization: expected keys and values, found {old!r}")
@@ -159,6 +162,7 @@ def _modernize(raw: dict[str, Any], source: str) -> list[str]:
                 training.setdefault(key, value)
             else:
                 problems.append(f"{source}: optimization.{key}: unknown key{_nearest(key, 'training')}")
+    # `student:` is the model, and a recipe under `distillation:` the training's.
     if "student" in raw and "model" not in raw:
         raw["model"] = raw.pop("student")
         if isinstance(raw["model"], dict):

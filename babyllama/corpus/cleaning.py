@@ -50,12 +50,14 @@ def write_clean(found: Survey, folder: Path, reasons: list[str]) -> dict[str, An
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / REMOVED).is_file():
         raise ConfigError(f"--write {folder}: it holds files that are not from here; choose an empty or a new folder")
+    # What goes, and why.
     chosen = to_remove(found, reasons)
     names = document_names(found)
     totals: dict[str, Any] = {
         "kept": {"documents": 0, "words": 0},
         **{r: {"documents": 0, "words": 0} for r in reasons},
     }
+    # Every file again in the order of the survey, so that documents have the same numbers.
     number = 0
     with atomic_path(folder / REMOVED) as record, record.open("w", encoding="utf-8", newline="\n") as removed:
         for file, target in zip(found.files, _targets(found.files, folder), strict=True):

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from babyllama.data.sources import total_bytes
     from babyllama.pages.corpus_page import write_corpus_page
 
+    # Check the flags before the text is read.
     reasons = [reason.strip() for reason in args.remove.split(",") if reason.strip()]
     unknown = [reason for reason in reasons if reason not in REASONS]
     if unknown or not reasons:
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"corpus {args.path}: only files are looked through (main.py synthetic writes the embedded text)"
         )
+    # Look through the text, and clean it where that is asked for.
     with transfer("looking through the text", total_bytes(args.path, "train")) as seen:
         found = survey(
             args.path,
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.write:
         found.report["written"] = {"folder": args.write, **write_clean(found, Path(args.write).expanduser(), reasons)}
+    # Tell, and write.
     print_tables([domain_table(found.report)])
     for line in summary(found.report):
         say(line)
@@ -94,6 +97,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     if total["bytes_over_premium"] is not None:
         of = f"{total['byte_premium_of']} ({total['byte_premium']:.2f})" if total["byte_premium"] else "each domain"
         lines.append(f"bytes over the premium of {of}: {human_bytes(total['bytes_over_premium'])}")
+    # Copies, leaks, trouble with the encoding.
     for kind in ("exact", "near"):
         copies = report["duplicates"][kind]
         if copies is not None:
@@ -104,6 +108,7 @@ def summary(report: dict[str, Any]) -> list[str]:
         )
     troubled = sum(row["documents"] for row in report["encoding"].values())
     lines.append(f"documents with encoding trouble: {troubled:,}")
+    # What was cleaned away.
     written = report.get("written")
     if written:
         gone = {k: v["documents"] for k, v in written.items() if isinstance(v, dict) and k != "kept"}

@@ -68,6 +68,7 @@ class FactFinder:
         found = BatchFacts()
         for document in batch:
             text = document.text
+            # Words are hashed once, for near copies and for leaks.
             hashes = word_hashes(text) if self.near or self.index.grams else np.zeros(0, dtype=np.uint64)
             compared = self.near and len(hashes) >= SHORTEST
             found.documents.append(
@@ -83,5 +84,6 @@ class FactFinder:
                     overlap=self.index.look_up(hashes),
                 )
             )
+            # Scripts are told by characters, over all documents of a domain.
             found.characters.setdefault(document.domain, Counter()).update(text)
         return found

@@ -77,6 +77,7 @@ def choose(facts: TextFacts, *, gpu: bool, seq_length: int = 128) -> Starter:
         gpu: Whether a GPU will train.
         seq_length: Tokens of a sequence in the preset.
     """
+    # How many passes give the wanted steps.
     preset, why = _preset(facts.words, gpu)
     tokens = facts.bytes / BYTES_A_TOKEN
     steps = max(1, round(tokens / (BATCH * seq_length)))
@@ -86,6 +87,7 @@ def choose(facts: TextFacts, *, gpu: bool, seq_length: int = 128) -> Starter:
         if facts.held_out
         else "no *.dev file there: one document in twenty is held out and never trained on"
     )
+    # Each choice with its reason, which becomes a comment of the file.
     choices = [
         Choice("data.train_path", facts.path, f"{facts.words:,} words, {facts.documents:,} documents; {held_out}"),
         Choice("data.vocab_size", "auto", "as many tokens as make this text shorter; the run says how many and why"),

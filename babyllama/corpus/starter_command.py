@@ -36,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.text == "synthetic" or args.text.startswith("hf:"):
         raise ConfigError(f"init {args.text}: only text on this machine can be looked at; start from a preset instead")
+    # Where it goes.
     target = Path(args.output or f"{corpus_stem(args.text)}.yaml").expanduser()
     if target.exists() and not args.overwrite:
         raise ConfigError(f"{target}: is there already; --overwrite replaces it, --output FILE names another")
+    # Look, choose, write, and read it back as a training does.
     facts = read_facts(args.text)
     starter = choose(facts, gpu=has_gpu())
     preset = preset_paths()[starter.preset].read_text(encoding="utf-8")

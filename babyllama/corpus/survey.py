@@ -188,6 +188,7 @@ def _ledger(facts: list[DocumentFacts], characters: dict[str, Counter[str]]) -> 
     for domain in sorted(characters):
         chosen = [document for document in facts if document.domain == domain]
         domains[domain] = _figures(chosen, characters[domain])
+    # The total, whose premium is one language's only where there is one language.
     every: Counter[str] = Counter()
     for counts in characters.values():
         every.update(counts)
@@ -197,6 +198,7 @@ def _ledger(facts: list[DocumentFacts], characters: dict[str, Counter[str]]) -> 
         total |= summed
     for figures in domains.values():
         figures["share_of_words"] = round(figures["words"] / max(total["words"], 1), 6)
+    # Documents and words by language.
     languages: dict[str, dict[str, int]] = {}
     for document in facts:
         row = languages.setdefault(document.language, {"documents": 0, "words": 0})
@@ -264,6 +266,7 @@ def _raw(files: Sequence[Path], facts: list[DocumentFacts], counts: Sequence[int
     """Return lines, words and bytes of each file as `wc` counts them, and the longest lines of all."""
     rows, longest = [], []
     start = 0
+    # A file's figures; the longest lines of all are kept on the way.
     for file, count in zip(files, counts, strict=True):
         chosen = facts[start : start + count]
         start += count
@@ -278,6 +281,7 @@ def _raw(files: Sequence[Path], facts: list[DocumentFacts], counts: Sequence[int
                 lines, words, size = lines + block.count(b"\n"), words + count_like_wc(block), size + len(block)
             row |= {"lines": lines, "words": words, "bytes": size}
         rows.append(row)
+    # The longest lines, cut to what can be shown.
     shown = [
         {"file": name, "line": number, "bytes": -size, "begins": line[:320].decode("utf-8", "replace")[:80]}
         for size, name, number, line in longest

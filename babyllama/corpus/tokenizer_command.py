@@ -87,6 +87,7 @@ def train(args: argparse.Namespace, training_documents: Callable[[str], Iterable
     sample: list[str] = []
     every = max(1, (size or 0) // AUTO_SAMPLE)  # of so many documents one is kept for `auto`
 
+    # Count on the way: the stream is read once.
     def texts() -> Iterator[str]:
         nonlocal count, words
         for document in training_documents(args.train_path):
@@ -96,6 +97,7 @@ def train(args: argparse.Namespace, training_documents: Callable[[str], Iterable
             seen(len(document.text.encode()))
             yield document.text
 
+    # Train; `auto` cuts the largest one back.
     with transfer("training the tokenizer", size) as seen:
         tokenizer = train_tokenizer(texts(), AUTO_SIZES[-1] if args.vocab_size == "auto" else args.vocab_size)
     if args.vocab_size == "auto":
@@ -116,6 +118,7 @@ def inspect_tokenizers(args: argparse.Namespace) -> int:
     from babyllama.pages.tables import print_tables
     from babyllama.pages.tokenizer_page import tokenizer_tables, write_tokenizer_page
 
+    # What every tokenizer is tried on.
     words = read_words(Path(args.words).expanduser()) if args.words else []
     sentences = args.sentence or first_sentences(args.text)
     found: dict[str, Any] = {}
@@ -129,6 +132,7 @@ def inspect_tokenizers(args: argparse.Namespace) -> int:
             for sentence in sentences
         ]
         found[name] = figures
+    # Tell, and write.
     report = {"schema_version": SCHEMA_VERSION, "text": args.text, "sentences": sentences, "tokenizers": found}
     print_tables(tokenizer_tables(report))
     folder = Path(args.output).expanduser()

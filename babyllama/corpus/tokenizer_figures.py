@@ -149,6 +149,7 @@ def inspect(
     Returns:
         vocabulary, total, domains; boundaries where there are words; model where there is a configuration.
     """
+    # The vocabulary itself.
     bytes_of = token_bytes(tokenizer)
     lengths = np.array([len(found) for found in bytes_of], dtype=np.int64)
     domains = count_text(tokenizer, documents)
@@ -161,6 +162,7 @@ def inspect(
             "longest": max(bytes_of, key=len).decode("utf-8", "replace"),
         }
     }
+    # The text in total and by domain, then words with known morphemes and the model's share.
     if domains:
         every = Counts(sum(counts.tokens for counts in domains.values()))  # type: ignore[arg-type]
         every.words = sum(counts.words for counts in domains.values())

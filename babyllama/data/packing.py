@@ -208,6 +208,7 @@ def filler(tokenizer: PreTrainedTokenizerBase) -> int:
 def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
     """Training chunks (shuffled documents, moving cut points, full batches) and the held-out chunks of the curve."""
     length, pad, keys, seed = config.data.seq_length, filler(data.tokenizer), config.data, config.training.seed
+    # Parts of documents instead of whole ones, where the recipe asks for it.
     segments = None
     if keys.segment_tokens is not None:
         shortest, longest = keys.segment_tokens
@@ -227,6 +228,7 @@ def packed_datasets(config: Config, data: PreparedData) -> tuple[Any, Any]:
         lines=lines,
         noise=InputNoise(keys.input_noise, data.tokenizer, seed) if keys.input_noise else None,
     )
+    # One stream of all domains, or a mixture by weight.
     weights = mix_weights(keys, data.train)
     if weights is None:
         train_set = packed(multiple_of=config.training.batch_size)

@@ -154,10 +154,12 @@ def read_lines(path: Path, errors: str = "strict", longest: int | None = None) -
     try:
         with open_binary(path) as handle:
             while block := handle.read(size):
+                # The file's begin: UTF-16 is refused, a mark dropped.
                 if offset == 0 and not carry:
                     _refuse_utf16(path, block)
                     offset, block = (len(BOM), block[len(BOM) :]) if block.startswith(BOM) else (0, block)
                 data = carry + block
+                # Whole lines are given on, the rest waits for the next block; one too long is given in parts.
                 cut = data.rfind(b"\n") + 1
                 if not cut and longest is not None and len(data) > longest:
                     cut = data.rfind(b" ", longest // 2) + 1 or _cluster_end(data)

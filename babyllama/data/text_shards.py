@@ -212,6 +212,7 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
     sources: dict[str, int] = {}
     raw_bytes = checksum = 0
     text_file = folder / f"{number:06d}.text"
+    # The text, and each document's size, words, domain and source.
     with text_file.open("wb") as handle:
         for text, domain, source, wants_cleaning in documents:
             raw_bytes += len(text.encode())
@@ -225,6 +226,7 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
             words.append(count_words(cleaned))
             domain_ids.append(domains.setdefault(domain, len(domains)))
             source_ids.append(sources.setdefault(source, len(sources)))
+    # The index last: a shard without a fitting one is made again.
     numbers = {"bytes": sizes, "words": words, "domain_ids": domain_ids, "source_ids": source_ids}
     arrays = {name: np.array(values, dtype=np.int64) for name, values in numbers.items()}
     facts = {"domains": list(domains), "sources": list(sources), "raw_bytes": raw_bytes}

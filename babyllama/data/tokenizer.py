@@ -75,6 +75,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, prefix_space: bool
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    # How words are told apart depends on the script at the text's begin.
     texts = iter(texts)
     first = _first_characters(texts)
     tokenizer = Tokenizer(models.BPE())
@@ -84,6 +85,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, prefix_space: bool
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
+    # The alphabet is all 256 bytes, so that nothing is unknown.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_FREQUENCY,

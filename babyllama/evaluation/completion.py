@@ -115,6 +115,7 @@ def completion_accuracy(
     first = bos_id(tokenizer)
     rows: list[tuple[list[int], list[int]]] = []
     kept: list[tuple[str, str]] = []
+    # Keep items whose context is the same tokens with and without its answer.
     contexts = encode_text(tokenizer, [context for context, _ in items])
     whole = encode_text(tokenizer, [context + answer for context, answer in items])
     for item, context, tokens in zip(items, contexts, whole, strict=True):
@@ -124,6 +125,7 @@ def completion_accuracy(
         if tokens[:start] == context and start < len(tokens) <= window:
             rows.append(([first, *tokens[:-1]], [*[IGNORE] * start, *tokens[start:]]))
             kept.append(item)
+    # Right is an item whose every token of the answer is the likeliest.
     right = [False] * len(rows)
     for batch in batches_by_length([len(ids) for ids, _ in rows], 4096):
         for index, hit in zip(batch, _all_argmax(model, [rows[i] for i in batch]), strict=True):

@@ -91,12 +91,14 @@ def isolated_sentences(
     Raises:
         DataError: No document has a token.
     """
+    # Sentences, each with the document that it is from.
     owners, alone = [], []
     for number, document in enumerate(documents):
         found = lone_sentences(document.text)
         owners += [number] * len(found)
         alone += [Document(sentence, document.domain) for sentence in found]
     scores = score_documents(model, tokenizer, alone, window=window, batch_tokens=batch_tokens, progress=progress)
+    # Sums by document: the interval resamples documents.
     nll = np.bincount(owners, scores.nll, len(documents))
     sizes = np.bincount(owners, scores.bytes, len(documents))
     low, high = bootstrap_ratio(nll / math.log(2), sizes, seed=seed)

@@ -79,6 +79,7 @@ class EvaluationOptions(Section):
 def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> None:
     """Add the flags of `evaluate.py` to a parser; their help is the options' own."""
     parser.add_argument("checkpoint", help="a local model folder")
+    # What is measured on which data.
     parser.add_argument("--eval-data", nargs="+", default=[], metavar="PATH", help=_help("eval_data"))
     parser.add_argument("--split", choices=["dev", "test"], default="dev", help=_help("split"))
     parser.add_argument("--minimal-pairs", nargs="+", default=[], metavar="[NAME=]PATH", help=_help("minimal_pairs"))
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     parser.add_argument("--pair-columns", metavar="good=A,bad=B", help=_help("pair_columns"))
     parser.add_argument("--screen-pairs", action="store_true", help=_help("screen_pairs"))
     parser.add_argument("--tasks", metavar="A,B", help=f"of {', '.join(tasks)} and a plugin's; default: all")
+    # Texts that are written, and how scores are computed.
     parser.add_argument("--num-samples", type=at_least(1), help=_help("num_samples"))
     parser.add_argument("--custom-prompts", metavar="FILE", help="one prompt a line")
     parser.add_argument("--temperature", type=at_least(0, float), default=0.8, help=_help("temperature"))

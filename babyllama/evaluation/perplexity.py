@@ -139,6 +139,7 @@ def score_documents(
     encoded = encode_text(tokenizer, [document.text for document in documents])
     if not any(encoded):
         raise DataError("the evaluation text is empty: no document has a token that this tokenizer knows")
+    # Every document in windows; each token is a target once.
     first = bos_id(tokenizer)
     owners, inputs, targets = [], [], []
     for number, tokens in enumerate(encoded):
@@ -146,6 +147,7 @@ def score_documents(
             owners.append(number)
             inputs.append(ids)
             targets.append(wanted)
+    # Windows in any order and batch; their sums go back to their documents.
     sums = sum_log_probs(model, inputs, targets, batch_tokens=batch_tokens, progress=progress)
     nll = np.zeros(len(documents))
     np.subtract.at(nll, owners, sums)

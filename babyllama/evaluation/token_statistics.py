@@ -50,6 +50,7 @@ def token_statistics(
         (a list of {confidence, accuracy, count}).
     """
     first = bos_id(tokenizer)
+    # Windows of the first documents.
     windows: list[tuple[list[int], list[int]]] = []
     seen = 0
     for tokens in encode_text(tokenizer, [document.text for document in documents]):
@@ -60,6 +61,7 @@ def token_statistics(
     parts = [_batch_figures(model, windows, batch) for batch in batches_by_length([len(w[0]) for w in windows], 2048)]
     if not parts:
         return {"num_tokens": 0}
+    # Figures of all tokens, whatever batch they were in.
     entropy, confidence, right = (torch.cat(column) for column in zip(*parts, strict=True))
     curve = calibration_curve(confidence, right)
     gaps = sum(abs(point["confidence"] - point["accuracy"]) * point["count"] for point in curve)

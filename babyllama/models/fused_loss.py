@@ -124,6 +124,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         block = FusedBlock.get(fast)
         rows, sums = hidden.shape[0], accumulation_dtype(dtype)
+        # Everything in the precision of the products, the vocabulary filled up for tensor cores.
         low_hidden, low_weight = hidden.to(dtype), weight.to(dtype)
         low_bias = None if bias is None else bias.to(dtype)
         vocabulary = weight.shape[0]
@@ -135,6 +136,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(low_weight, dtype=sums)
         d_bias = None if low_bias is None else torch.zeros_like(low_bias, dtype=sums)
         total = torch.zeros((), dtype=sums, device=hidden.device)
+        # Loss and gradients block by block: logits of one block exist at a time.
         for start in range(0, rows, BLOCK_ROWS):
             end = min(start + BLOCK_ROWS, rows)
             loss, dh, dw, db = block(low_hidden[start:end], low_weight, low_bias, labels[start:end], vocabulary)

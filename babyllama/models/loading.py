@@ -130,6 +130,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
     from babyllama.models.structure import sees_later_tokens
 
     folder = Path(folder).expanduser()
+    # Is it a model folder, by its files?
     _require(folder)
     _require_architecture(folder)
     quiet_libraries()
@@ -145,6 +146,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> PreTrainedModel:
     except Exception as error:  # transformers and safetensors raise a dozen kinds for a damaged folder
         first = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{folder}: cannot be loaded as a causal language model: {first}") from error
+    # Are all weights there, and does no position see what follows?
     _check_report(folder, model, report)
     if sees_later_tokens(model.eval()):
         raise CheckpointError(

@@ -136,8 +136,10 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
     import torch
 
     training = config.training
+    # Device and precision.
     device = resolve_device(training.device)
     precision = _precision(training, device)
+    # Compiling pays where the run is long.
     tokens = total_steps * training.batch_size * config.data.seq_length
     micro_steps = total_steps * training.parts
     flops = 6.0 * num_parameters * tokens
@@ -145,6 +147,7 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         flops = 60 * training.max_minutes * _cpu_rate(precision)
     size = RunSize(flops, micro_steps, config.model.n_layer)
     compiling = _compile(training, device, precision, size)
+    # Attention depends on whether it is compiled.
     attention = training.attention
     if attention == "auto":
         attention = _attention(device, config.data.seq_length, compiling, num_parameters)
@@ -329,6 +332,7 @@ def reuse(saved: Runtime | None, decided: Runtime, training: TrainingConfig) -> 
     """
     if saved is None or saved == decided:
         return decided
+    # What may differ without another curve, or is told.
     if saved.device.startswith("cuda") and decided.device.startswith("cuda"):
         saved = replace(saved, device=decided.device)  # another card of the same machine
     if saved.processes != decided.processes:
@@ -340,11 +344,13 @@ def reuse(saved: Runtime | None, decided: Runtime, training: TrainingConfig) -> 
         return decided
     if decided.muon_precision is None:  # older records name one for AdamW too
         saved = replace(saved, muon_precision=None)
+    # What the user set otherwise.
     changed = _set_otherwise(saved, decided, training)
     if changed:
         chosen = replace(saved, **changed)
         say(f"{saved.changes(chosen)}, as set: the resume is not bit-exact")
         saved = chosen
+    # What this machine lacks.
     asked = training.bf16 is True and saved.precision == decided.precision == "bf16"  # slow, as the user wants
     if not possible(replace(saved, precision="fp32") if asked else saved):
         change = saved.changes(decided)

@@ -123,12 +123,14 @@ def paradigm_heat_map(runs: dict[str, Any], name: str) -> str | None:
     }
     if not found:
         return None
+    # Rows by mean accuracy.
     paradigms = sorted(
         {p for figures in found.values() for p in figures},
         key=lambda p: -sum(figures.get(p, {}).get("accuracy", 0) for figures in found.values()),
     )
     rows = [[100 * f[p]["accuracy"] if p in f else float("nan") for f in found.values()] for p in paradigms]
     height = 1.4 + 0.21 * len(paradigms)
+    # The map, with figures in its cells where there is room.
     figure, axes = pyplot().subplots(figsize=(3.6 + 0.75 * len(found), height))
     image = axes.imshow(rows, cmap="RdBu", vmin=0, vmax=100, aspect="auto")  # white at chance, 50
     axes.set_xticks(range(len(found)), list(found), rotation=35, ha="left", fontsize=8)

@@ -35,6 +35,7 @@ def render(results: dict[str, Any]) -> str:
     """Return the page as text."""
     from markupsafe import Markup
 
+    # Figures are ours; everything else is escaped by the template.
     figures = {key: Markup(svg) for key, svg in _figures(results).items() if svg}
     page = (
         page_templates()
@@ -50,6 +51,7 @@ def render(results: dict[str, Any]) -> str:
             figures=figures,
             own_benchmarks=own_benchmarks(results),
             samples=_samples(results),
+            # What the page has to say of how it was measured.
             windows=sorted({run["window"] for run in results["runs"].values()}),
             tokenizers=len({run["tokenizer"] for run in results["runs"].values()}),
             effects=list(dict.fromkeys(entry["effect"] for entry in results["comparisons"])),

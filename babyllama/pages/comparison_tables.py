@@ -22,8 +22,10 @@ def _percent(value: float | None) -> str:
 def quality_table(results: dict[str, Any]) -> TableData:
     """Return perplexity, bits per byte, minimal pairs, completion, diversity of each run."""
     runs = results["runs"]
+    # Which columns there are; perplexities compare only under one tokenizer.
     sets = list(dict.fromkeys(name for run in runs.values() for name in run["benchmarks"].get("minimal_pairs") or {}))
     same = len({run["tokenizer"] for run in runs.values()}) == 1
+    # A row a run.
     rows = []
     for name, run in runs.items():
         found = run["benchmarks"]

@@ -106,11 +106,13 @@ def words_curve(log: Sequence[dict[str, Any]], milestones: Sequence[dict[str, An
         log: Log of the training, whose points are over packed chunks in the training's precision.
         milestones: `words`, and where they were scored `bits_per_byte` (over whole documents) and `bits_per_byte_ci`.
     """
+    # The curve of the training, with a line at each milestone.
     figure, axes = pyplot().subplots(figsize=(WIDTH, 3.2))
     words, bits = points(log, "words", "valid_bits_per_byte")
     axes.plot(words, bits, color=BLUE, linewidth=1, marker="o", markersize=2.5, label="during training (chunks)")
     for milestone in milestones:
         axes.axvline(milestone["words"], color=GREY, linewidth=0.6, alpha=0.5)
+    # The milestones' own scores with their intervals.
     scored = [row for row in milestones if row.get("bits_per_byte") is not None]
     if scored:
         heights = [row["bits_per_byte"] for row in scored]
@@ -244,6 +246,7 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
         The file.
     """
     plt = pyplot()
+    # What there is to draw.
     jobs: list[Any] = []
     if log:
         jobs.append(("training", lambda axes: draw_loss(axes, log)))
@@ -257,6 +260,7 @@ def write_evaluation_plots(results: dict[str, Any], output_dir: Path, log: Seque
     curve = results.get("token_statistics", {}).get("calibration")
     if curve:
         jobs.append(("calibration", lambda axes: draw_calibration(axes, curve)))
+    # Two in a row; a place that stays empty shows nothing.
     height = max(1, (len(jobs) + 1) // 2)
     figure, grid = plt.subplots(height, 2, figsize=(12, 4.2 * height), squeeze=False)
     for axes, job in zip(grid.flat, [*jobs, *[None] * (2 * height - len(jobs))], strict=True):

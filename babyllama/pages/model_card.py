@@ -78,6 +78,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Config) -> di
     spread = f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     path = config.data.train_path
     return {
+        # How the model is loaded, and the record's own figures.
         **_plugin_facts(model["model_type"], config),
         **{
             key: metrics[key]
@@ -87,6 +88,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Config) -> di
         "model_type": model["model_type"],
         "parameters": human_count(metrics["num_parameters"]),
         "vocab_size": model["vocab_size"],
+        # Where it comes from, and how it was computed and scored.
         "origin": _origin(config),
         "tokenizer": _tokenizer(config),
         "time": human_seconds(metrics["train_seconds"]),

@@ -127,6 +127,7 @@ def render(
     """Return the page as text; `learned` is from `learning`."""
     from markupsafe import Markup
 
+    # What stands at the page's head.
     babylm = results.get("babylm") or (learned or {}).get("babylm")
     name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
     page = (
@@ -138,6 +139,7 @@ def render(
             metrics=metrics,
             tiles=tiles(results, metrics),
             overfit=overfitting_note(metrics),
+            # Figures are ours; everything else is escaped by the template.
             figures={key: Markup(svg) for key, svg in run_figures(results, metrics, log, learned or {}).items()},
             learned=learned or {},
             babylm=babylm_tables(babylm) if babylm else [],
@@ -183,6 +185,7 @@ def held_out(results: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the key figures: (name, value, what it is)."""
     found: list[tuple[str, str, str]] = []
+    # The score on held-out text, and the floor where it is known.
     score = held_out(results, metrics)
     if score:
         interval = score.get("bits_per_byte_ci")
@@ -193,6 +196,7 @@ def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, s
         if source:
             above = 100 * (score["bits_per_byte"] / source - 1)
             found.append(("above the floor", f"{above:.1f}%", f"the text's exact entropy is {source:.3f}"))
+    # Averages of the weights and minimal pairs.
     for average in metrics.get("averages") or []:
         kept = "this average of the weights is the model" if average["kept"] else "bits per byte of this average"
         found.append((average["name"], f"{average['eval_bits_per_byte']:.3f}", kept))
@@ -200,6 +204,7 @@ def tiles(results: dict[str, Any], metrics: dict[str, Any]) -> list[tuple[str, s
         found.append(
             (f"minimal pairs ({folder})", f"{100 * figures_['accuracy']:.1f}%", f"{figures_['num_pairs']:,} pairs")
         )
+    # Size and cost of the training.
     if metrics:
         found.append(("parameters", human_count(metrics["num_parameters"]), f"{metrics['num_parameters']:,}"))
         found.append(

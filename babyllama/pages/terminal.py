@@ -16,6 +16,7 @@ from babyllama.pages.tables import DASH, TableData, print_tables
 
 def print_results(results: dict[str, Any]) -> None:
     """Print an evaluation's figures: held-out text as a table by domain, the other tasks as lines."""
+    # Text.
     if "bits_per_byte" in results:
         print_tables([_domain_table(results)])
     if results.get("isolated_bits_per_byte") is not None:
@@ -24,6 +25,7 @@ def print_results(results: dict[str, Any]) -> None:
             f"lone sentences: {results['isolated_bits_per_byte']:.4f} bits per byte ({low:.4f} - {high:.4f}), "
             f"{results['isolated_sentences']:,} sentences"
         )
+    # Choices.
     for name, figures in results.get("minimal_pairs", {}).items():
         low, high = figures["accuracy_ci"]
         soft = figures.get("soft_accuracy")
@@ -34,6 +36,7 @@ def print_results(results: dict[str, Any]) -> None:
         )
     if results.get("babylm"):
         print_tables(babylm_tables(results["babylm"]))
+    # The rest in a line each.
     for task, keys in (
         ("generation", ("distinct_1", "distinct_2", "distinct_3", "repetition", "mean_words")),
         ("token_statistics", ("mean_entropy", "top1_accuracy", "expected_calibration_error")),
@@ -92,6 +95,7 @@ def print_presets(presets: Sequence[Any]) -> None:
 def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any]) -> None:
     """Print the figures that matter, three samples, where everything is, and what to type next."""
     say()
+    # The scores.
     say(f"held-out: {results['bits_per_byte']:.3f} bits per byte, perplexity {results['perplexity']:,.2f}")
     if len(results["domains"]) > 1:
         print_tables([_domain_table(results)])
@@ -101,11 +105,13 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
         say(f"exact entropy of these documents: {source:.3f} bits per byte; the model is {above:.1f}% above it")
     for folder, pairs in results.get("minimal_pairs", {}).items():
         say(f"minimal pairs ({folder}): {100 * pairs['accuracy']:.1f}% right of {pairs['num_pairs']:,}")
+    # The cost.
     speed = metrics["tokens_per_second"]
     say(
         f"trained on {metrics['train_tokens']:,} tokens ({metrics['train_words']:,} words) "
         f"in {human_seconds(metrics['train_seconds'])}, {f'{speed:,.0f}' if speed else '-'} tokens/s"
     )
+    # Samples, and where to go on.
     for sample in results.get("generation", {}).get("samples", [])[:3]:
         say()
         say(printable(sample["prompt"] + sample["completion"]))

@@ -28,6 +28,7 @@ def _percent(value: float | None) -> str:
 def tokenizer_tables(report: dict[str, Any]) -> list[TableData]:
     """Return the figures of all tokenizers: vocabulary, text in total and by domain, boundaries."""
     rows, by_domain, cuts = [], [], []
+    # A row a tokenizer, and one for each domain.
     for name, found in report["tokenizers"].items():
         total, model = found.get("total", {}), found.get("model", {})
         rows.append(
@@ -44,6 +45,7 @@ def tokenizer_tables(report: dict[str, Any]) -> list[TableData]:
             row = found["boundaries"]
             shares = [_percent(row[key]) for key in ("one_token", "precision", "recall", "f1")]
             cuts.append((name, f"{row['words']:,}", *shares))
+    # Tables of what there is.
     text_head = ("tokens a word", "bytes a token", "used", "single bytes")
     tables = [TableData("Tokenizers", ("tokenizer", "vocabulary", *text_head, "of the model", "model"), tuple(rows))]
     if by_domain:

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from babyllama.play.writer import Writer, settings_from
     from babyllama.plugins import load_plugins
 
+    # Load and warm up, so that the first text does not wait.
     defaults = settings_from(vars(args))
     load_plugins(args.plugin)
     writers = [Writer(folder, args.device) for folder in args.runs]
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         slower = writer.slower_because()
         if slower:
             say(f"{writer.name}: {slower}")
+    # Serve until Ctrl-C.
     with PlayServer(writers, args.port, defaults) as server:
         say(f"{' and '.join(writer.name for writer in writers)}: open http://{server.hosts[0]} (Ctrl-C ends)")
         try:

@@ -138,6 +138,7 @@ class Writer:
         with self.tokenizer_lock:
             stream, ended = TextStream(self.tokenizer, settings.stop), "length"
             rows = encode_prompts(self.tokenizer, [prompt])
+        # Tokens as they are drawn, by a generator of this text's own.
         generator = torch.Generator().manual_seed(settings.seed)
         steps = decode(
             self.decoder.fresh(),  # with its own cache: several texts may be written at once
@@ -147,6 +148,7 @@ class Writer:
             generator,
             self.tokenizer.eos_token_id,
         )
+        # Each token's text, until an end or a stop text.
         for (token,) in steps:
             if token is None:
                 ended = "end of text"

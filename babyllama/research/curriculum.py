@@ -104,8 +104,10 @@ def paced_order(
     shown: list[list[int]] = [[]]  # shown[k]: chunks that are in and have been shown k times
     entered, left, steps = 0, len(ranked), []
     for count in available:
+        # Let in what the pacing lets in.
         shown[0].extend(ranked[entered:count])
         entered = max(entered, count)
+        # Draw among those that were shown least often, by lot.
         batch: list[tuple[int, int]] = []
         fewest = 0
         for _ in range(min(batch_size, left)):

@@ -152,6 +152,7 @@ def model_loss(config: Config, data: PreparedData) -> Values:
     folder = Path(config.curriculum.model or "").expanduser()
     if not config.curriculum.model or not folder.is_dir():
         raise ConfigError(f"curriculum.model: {config.curriculum.model}: no such checkpoint folder")
+    # Scored once for this text and this model.
     cache, content = ScoreCache(), checkpoint_content(folder)
     options = {"data": data.fingerprint, "window": config.data.seq_length}
     found = cache.get(content, "curriculum loss", options)
@@ -163,6 +164,7 @@ def model_loss(config: Config, data: PreparedData) -> Values:
         scores = score_documents(model, load_tokenizer_of(folder), documents, window=window, progress=_bar)
         found = {"nats": (scores.nll / np.maximum(scores.tokens, 1)).tolist()}
         cache.put(content, "curriculum loss", options, found)
+    # A number a document, in the order on disk.
     nats = np.array(found["nats"])
     return lambda _, documents: nats[documents]
 

@@ -140,14 +140,17 @@ def _block(
     expected = teachers_expect([_logits(*teacher) for teacher in teachers], weights, temperature, combine)
     valid = (labels != IGNORE).unsqueeze(1)
     target = labels.clamp(min=0).unsqueeze(1)
+    # Exponentials once, at the temperature; those without it are a power of them.
     z = z - z.amax(dim=1, keepdim=True)
     soft = torch.exp(z * (1 / temperature))
     plain = soft ** int(temperature) if float(temperature).is_integer() and temperature <= 8 else torch.exp(z)
     soft_sum, plain_sum = soft.sum(dim=1, keepdim=True), plain.sum(dim=1, keepdim=True)
     own = z.gather(1, target)
+    # The two losses.
     ce = torch.where(valid, plain_sum.log() - own, 0.0).sum()
     surprise = (expected * (expected.clamp(min=TINY).log() - z * (1 / temperature))).sum(dim=1, keepdim=True)
     kl = torch.where(valid, surprise + soft_sum.log(), 0.0).sum()
+    # Their gradient by the logits, in one expression.
     ce_row = torch.where(valid, ce_factor, 0.0)  # (R, 1)
     kl_row = torch.where(valid, kl_factor * (1 / temperature), 0.0)
     columns = torch.arange(z.shape[1], device=z.device)
@@ -180,6 +183,7 @@ class _Distill(torch.autograd.Function):
         sums = accumulation_dtype(hidden.dtype)
         student = Head(hidden, weight, bias).to(dtype)
         teachers = [teacher.to(dtype) for teacher in teachers]
+        # Sums are kept wide.
         d_hidden = torch.empty(hidden.shape, dtype=sums, device=hidden.device)
         d_weight = torch.zeros(weight.shape, dtype=sums, device=weight.device)
         d_bias = None if bias is None else torch.zeros(bias.shape, dtype=sums, device=bias.device)
@@ -187,6 +191,7 @@ class _Distill(torch.autograd.Function):
         kl = torch.zeros_like(ce)
         factors = [torch.as_tensor(f, dtype=sums, device=hidden.device) for f in (recipe.ce, recipe.kl)]
         block = _compiled_block() if recipe.compiled else _block
+        # Losses and gradients block by block.
         for start in range(0, hidden.shape[0], BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             given = student.rows(rows), [teacher.rows(rows) for teacher in teachers], labels[rows], *factors

@@ -49,6 +49,7 @@ def score_milestones(
     rows: list[dict[str, Any]] = []
     header: dict[str, Any] = {}
     documents: Any = None
+    # Each on the same text, read once.
     for folder, milestone in milestones:
         evaluator = evaluator_of(folder)
         if documents is not None:  # the same text for all, read once
@@ -64,6 +65,7 @@ def score_milestones(
         others = {k: v for k, v in results.items() if k in (tasks or ()) and k not in found}
         rows.append({"name": milestone.name, "words": milestone.words, "step": milestone.step, **found, **others})
         say(_line(rows[-1]))
+    # Results, table and page.
     target = run_dir / MILESTONE_RESULTS if output is None else Path(output).expanduser()
     target = target if target.suffix == ".json" else target / MILESTONE_RESULTS
     write_json(target, {"schema_version": 1, "run": str(run_dir), **header, "milestones": rows})

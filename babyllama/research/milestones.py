@@ -216,11 +216,13 @@ def add_milestones(trainer: BabyTrainer, config: Config, data: PreparedData, run
         return
     targets = targets_of(config.training.save_words)
     train_set = trainer.train_dataset
+    # Words of each step, in the order that the training will take.
     counter = counter_of(train_set, data.train, data.tokenizer)
     options = {"size": config.training.batch_size, "steps": total_steps, "seed": config.training.seed}
     words = words_per_step(train_set, counter.of_chunks, **options)
     by_domain = words_per_step(train_set, counter.by_domain, **options)
     milestones = with_domains(schedule_milestones(targets, words), by_domain, data.train.domains)
+    # Say where they fall, and which lie behind the run's end.
     for milestone in milestones:
         short = milestone.target - milestone.words
         below = f", {short:,} below its name: the run ends there" if short > 0 else ""
@@ -232,6 +234,7 @@ def add_milestones(trainer: BabyTrainer, config: Config, data: PreparedData, run
             "BabyLM's age-of-acquisition task gives no points where one is missing: see main.py babylm submit "
             "--fill-missing"
         )
+    # Room for all of them.
     weights = sum(parameter.numel() for parameter in trainer.model.parameters()) * 4
     disk_space.check_space(run_dir, len(milestones) * weights, "milestones")
     trainer.add_callback(MilestoneSaver(trainer, milestones, data.tokenizer, config, run_dir))

@@ -45,11 +45,13 @@ def load_teachers(config: Config, tokenizer: PreTrainedTokenizerBase, device: st
     teachers = []
     for path in config.distillation.teachers:
         place = f"distillation.teachers: {path}"
+        # Load it with its tokenizer.
         try:
             model = load_model(path)
             own = load_tokenizer_of(path)
         except CheckpointError as error:
             raise ConfigError(f"distillation.teachers: {error}") from error
+        # Can the student learn from it: tokens, head, positions?
         if tokenizer_fingerprint(own) != wanted:
             raise ConfigError(
                 f"{place}: its tokenizer is not the student's: train teachers and student on the same text, or with "
@@ -148,6 +150,7 @@ def install_distillation(
     """
     options = config.distillation
     assert options is not None
+    # Teachers' shares of the expectation.
     weights = options.weights or [1.0] * len(teachers)
     shares = tuple(weight / sum(weights) for weight in weights)
     sums = DistillationSums()
@@ -164,6 +167,7 @@ def install_distillation(
             kl=(1 - options.alpha) * options.temperature**2 / kl_count,
             compiled=compiled,
         )
+        # Hidden states of all, then both losses in blocks.
         student = _head(owner, input_ids, attention_mask)
         with torch.no_grad():
             heads = [_head(teacher, input_ids, attention_mask) for teacher in teachers]

@@ -57,12 +57,14 @@ def read_bpe(tokenizer: PreTrainedTokenizerBase) -> ByteLevelBPE:
         ConfigError: It is not a byte-level BPE with GPT-2's split and nothing else.
     """
     spec = _specification(tokenizer)
+    # Can llama.cpp do what it does?
     differences = _differences(spec)
     if differences:
         raise ConfigError(
             f"the tokenizer cannot be written as GGUF: {'; '.join(differences)}. Only byte-level BPE with GPT-2's "
             "split and no normalizer can, which is what BabyLlama trains"
         )
+    # Its parts.
     vocabulary = tokenizer.get_vocab()
     added = {entry["id"]: entry["special"] for entry in spec["added_tokens"]}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in spec["model"]["merges"]]
@@ -121,6 +123,7 @@ def add_tokenizer(writer: GGUFWriter, bpe: ByteLevelBPE, vocab_size: int) -> Non
 
     if len(bpe.tokens) > vocab_size:
         raise ConfigError(f"the tokenizer has {len(bpe.tokens):,} tokens, the model {vocab_size:,} embeddings")
+    # A kind for each token; embeddings beyond the vocabulary get names, too.
     kinds = [TokenType.NORMAL] * len(bpe.tokens)
     for index in bpe.special:
         kinds[index] = TokenType.CONTROL
@@ -132,6 +135,7 @@ def add_tokenizer(writer: GGUFWriter, bpe: ByteLevelBPE, vocab_size: int) -> Non
     writer.add_token_list([*bpe.tokens, *(f"[PAD{index}]" for index in beyond)])
     writer.add_token_types([*kinds, *(TokenType.UNUSED for _ in beyond)])
     writer.add_token_merges(bpe.merges)
+    # Special tokens, and what is put around a text.
     places = (
         (writer.add_bos_token_id, bpe.bos),
         (writer.add_eos_token_id, bpe.eos),

@@ -33,6 +33,7 @@ def eval_results(results: dict[str, Any], corpus: str) -> list[EvalResult]:
         One entry a figure: held-out text, each set of minimal pairs, completion.
     """
     found = []
+    # Text.
     if results.get("perplexity") is not None:
         own = results.get("eval_data") == "the run's held-out set"
         name = f"held-out text of {corpus}" if own else _names(results.get("eval_data"))
@@ -43,6 +44,7 @@ def eval_results(results: dict[str, Any], corpus: str) -> list[EvalResult]:
             _entry(results, key, ("held-out" if own else name, name), metric, label, args)
             for key, metric, label in TEXT_METRICS
         ]
+    # Choices.
     for name, pairs in (results.get("minimal_pairs") or {}).items():
         args = {"num_pairs": pairs.get("num_pairs"), "ties": pairs.get("ties")}
         label = "accuracy, mean over paradigms"

@@ -49,15 +49,18 @@ class BatchedMuon(torch.optim.Muon):
     def _update(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
         momentum, lr = group["momentum"], float(group["lr"])
         grads = [p.grad for p in params]
+        # Momentum.
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
+        # Weight decay: here, or below only where the update shrinks a weight.
         cautious = group.get("cautious", False)
         if not cautious:
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        # Matrices of one shape are orthogonalised together.
         for (rows, columns, _), members in _by_shape(params).items():
             stacked = torch.stack([_whole(updates[i], self.precision) for i in members])  # (N, rows, columns)
             constants = group["ns_coefficients"], group["ns_steps"], group["eps"]
@@ -254,12 +257,14 @@ def build_optimizer(
     Returns:
         AdamW (fused), or MuonAdamW.
     """
+    # AdamW for everything.
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     adam = {"betas": (training.adam_beta1, training.adam_beta2), "eps": training.adam_epsilon, "fused": _fused(named)}
     decay = training.weight_decay, embeddings_and_head(model), training.embedding_weight_decay
     kind = CautiousAdamW if training.cautious_weight_decay else torch.optim.AdamW
     if training.optimizer == "adamw":
         return kind(_decay_groups(named, *decay), lr=training.lr, **adam)
+    # Muon for the hidden matrices, AdamW for the rest.
     hidden = hidden_matrices(model)
     muon = BatchedMuon(
         [p for n, p in named if n in hidden],

@@ -73,6 +73,7 @@ def training_metrics(
     step = trainer.clock.median_step()
     epoch = trainer.state.epoch or 0.0
     return {
+        # The score and what it cost.
         "schema_version": 1,
         "name": config.model.name,
         **held_out_figures(scored),
@@ -83,6 +84,7 @@ def training_metrics(
         "train_seconds": round(trainer.clock.training_seconds(), 2),
         "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else _logged_speed(trainer),
         "peak_memory_bytes": trainer.peak_bytes or peak_memory_bytes(trainer.runtime.device),
+        # The model and the run's length.
         "num_parameters": parameters,
         **({"num_parameters_copied": copies} if copies else {}),
         "num_parameters_without_embeddings": parameters - embedding_parameters(trainer.model),
@@ -95,6 +97,7 @@ def training_metrics(
         "seed": config.training.seed,
         "versions": versions(),
         "held_out_in_training": data.held_out_in_training,
+        # What text it saw, how it was computed, by which command.
         "data_fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,
         "document_rules": data.rules,

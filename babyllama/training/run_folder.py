@@ -60,15 +60,18 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
     """
     settle(run_dir)
     state = inspect_run(run_dir)
+    # Asked to replace: what is ours goes aside.
     if overwrite and not resume:
         _refuse_foreign(run_dir, state)
         put_aside(run_dir)
         return "fresh"
+    # Nothing of ours there.
     if state.foreign_files and not state.ours:
         shown = ", ".join(sorted(state.foreign_files)[:3])
         raise ConfigError(f"{run_dir}: not a run of ours (it holds {shown}). Choose another --model_name.")
     if not state.ours:
         return "resume" if resume else "fresh"
+    # Another run.
     different = differences(state.fingerprint, fingerprint)
     longer = any(state.fingerprint.get(key) != fingerprint.get(key) for key in LENGTH)
     if different and resume and state.has_checkpoints:
@@ -78,6 +81,7 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
             f"{run_dir}: holds another run ({'; '.join(different[:3])}). "
             "Choose another --model_name, or replace it with --overwrite."
         )
+    # This run, finished.
     if state.finished and longer and resume and not state.has_checkpoints:
         raise ConfigError(
             f"{run_dir}: this run is finished and its checkpoints are gone: it cannot go on. Train on from its weights "
@@ -90,6 +94,7 @@ def guard_run(run_dir: Path, fingerprint: dict[str, Any], *, overwrite: bool, re
                 "choose another --model_name, or replace it with --overwrite."
             )
         return "finished"
+    # This run, unfinished.
     if resume:
         return "resume"
     if state.has_checkpoints:

@@ -103,6 +103,7 @@ class BabyTrainer(Trainer):
         distillation: LossSums | None = None,
         **kwargs: Any,
     ) -> None:
+        # What the run is.
         self.total_steps = total_steps
         self.distillation = distillation
         self.training_config = config.training
@@ -110,6 +111,7 @@ class BabyTrainer(Trainer):
         self.runtime = runtime
         self.valid: PackedDataset = kwargs["eval_dataset"]
         self.curve_chunks = min(curve_chunks, len(self.valid))
+        # What a step and an epoch are worth, for logs and record.
         mixed = kwargs["train_dataset"]  # a mixture shows other text in an epoch than there is
         self.epoch_tokens = getattr(mixed, "epoch_tokens", len(data.train.tokens))
         self.epoch_words = getattr(mixed, "epoch_words", int(data.train.words.sum()))
@@ -123,6 +125,7 @@ class BabyTrainer(Trainer):
         self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
         peak = known_peak(runtime.device, runtime.precision)
         self.peak = peak * runtime.processes if peak else None
+        # The Trainer, its own printing replaced by ours.
         super().__init__(data_collator=collate_for_training, **kwargs)
         fsdp.reduce_in_float32(self)
         for default in (PrinterCallback, ProgressCallback):

@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
 }
 # The doors of an install know the root files and load them; no room imports a door.
 DOORS = {"__main__", "api", "app"}
-MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 14, 400, 55
+MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES, MOST_UNCOMMENTED = 14, 400, 55, 20
 
 
 def _imports(path: Path, top_level_only: bool = False) -> set[str]:
@@ -151,6 +151,18 @@ def test_modules_and_functions_stay_readable(path: Path) -> None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (node.end_lineno - body[0].lineno + 1) if body else 0
             assert lines <= MOST_FUNCTION_LINES, f"{path.name}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_long_function_says_its_steps(path: Path) -> None:
+    """A function of more than 20 lines of code has at least two lines of comment."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef):
+            start = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
+            own = [line.strip() for line in lines[start : node.end_lineno] if line.strip()]
+            comments = sum(line.startswith("#") for line in own)
+            assert len(own) - comments <= MOST_UNCOMMENTED or comments >= 2, f"{path.name}: {node.name}"
 
 
 def test_the_file_map_is_the_tree() -> None:

@@ -105,12 +105,14 @@ def read_examples(task: str, path: Path) -> list[Example]:
     Raises:
         DataError: The file or a key is missing; names the line.
     """
+    # Read the lines.
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     found = []
     first, second = PAIRS[task]
+    # Make each an example, or name the line that is none.
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -160,6 +162,7 @@ def build_classifier(model: PreTrainedModel, labels: int, pooling: str) -> nn.Mo
     hidden = model.get_input_embeddings().weight.shape[1]
     backbone = model.base_model
 
+    # The head is the challenge's own: two layers with norms, on one position's state.
     class Classifier(nn.Module):
         """Backbone, one position's hidden state, head."""
 

@@ -105,6 +105,7 @@ def _walk(folder: Path, found: FolderFiles) -> Iterator[Path]:
     paths: list[Path] = []
     for place, folders, files in os.walk(folder):
         here = Path(place)
+        # Leave out whole folders: removed from `folders`, os.walk does not enter them.
         for name in list(folders):
             inner = here / name
             why = ""
@@ -117,6 +118,7 @@ def _walk(folder: Path, found: FolderFiles) -> Iterator[Path]:
             if why:
                 found.leave(inner, why)
                 folders.remove(name)
+        # Files that anybody can see.
         for name in files:
             if name.startswith("."):
                 found.leave(here / name, "hidden, or a program's own")

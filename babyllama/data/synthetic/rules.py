@@ -98,9 +98,11 @@ RULES: Rules = {
 
 def _verb_phrases(gender: str) -> Rules:
     """Return what a subject of this gender and number does, in the past, in the present, under negation."""
+    # Forms that agree with the subject.
     many = gender == "p"
     s, was, has = ("", "were", "have") if many else ("s", "was", "has")
     past, now = f"<past-{gender}>", f"<now-{gender}>"
+    # Each right side with its weight.
     return {
         past: [
             (5, ("<tvd>", "<object>")),
@@ -169,6 +171,7 @@ def _exchanges() -> Rules:
     found: list[tuple[int, tuple[str, ...]]] = []
     for gender in GENDERS:
         subject, pronoun = f"<subject-{gender}>", PRONOUN[gender]
+        # Answers that agree in gender and number.
         be = "are" if gender == "p" else "is"
         answer = ("\n", "CHI:")
         found += [
@@ -179,6 +182,7 @@ def _exchanges() -> Rules:
         for base, (_, done) in lex.TRANSITIVE.items():  # the answer's verb is the question's
             asked = ("ADULT:", "what", "did", subject, base, "?")
             found.append((1, (*asked, *answer, pronoun, done, "<object>", ".")))
+    # Talk about things and persons.
     look = ("ADULT:", "look", "at")
     found += [
         (60, (*look, "this", "<noun>", "!", "\n", "CHI:", "it", "is", "<adj>", "!")),

@@ -52,6 +52,7 @@ def run_tasks(
     failed: list[str] = []
     done: dict[str, list[str]] = {}
     for name in wanted:
+        # One that fails does not cost the others.
         try:
             if name in own:
                 found = own[name]()
@@ -67,6 +68,7 @@ def run_tasks(
                 raise
             say(f"{name}: not measured: {error}")
             continue
+        # Its figures, and which keys are its own.
         figures = found if name in flat else {name: found}
         results.update(figures)
         done[name] = list(figures)

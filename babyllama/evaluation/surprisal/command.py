@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score the stimuli with every run and write the table."""
+    # Flags and stimuli, checked before a model is loaded.
     levels = _levels(args.by, args.region_mark)
     output = Path(args.output).expanduser()
     if output.suffix.lower() not in {".csv", ".tsv"}:
@@ -80,10 +81,12 @@ def run(args: argparse.Namespace) -> int:
     from babyllama.plugins import load_plugins
 
     load_plugins(args.plugin)
+    # A table whose first columns are the user's own.
     table = io.StringIO()
     writer = csv.writer(table, delimiter="\t" if output.suffix.lower() == ".tsv" else ",", lineterminator="\n")
     kept = [f"{name}_in" if name in (*COLUMNS, *FREQUENCY) else name for name in rows[0][0]]
     writer.writerow([*kept, *COLUMNS, *(FREQUENCY if counts is not None else ())])
+    # Every run on every text.
     for name, folder in _names(args.runs).items():
         scored = _score(folder, texts, contexts, args.window, args.device)
         total = sum(found.whole().bits for found in scored)

@@ -147,6 +147,7 @@ class LeanDecoder:
         parts, (batch, count) = self.parts, ids.shape
         start, end = self.length, self.length + count
         at, mask = self._places(start, end)
+        # Embeddings and, by architecture, positions or rotations.
         rows = F.embedding(ids, parts.embedding)
         if parts.positions is not None:
             rows = rows + parts.positions[at]
@@ -155,6 +156,7 @@ class LeanDecoder:
             cosines, sines = parts.rotation[0][at], parts.rotation[1][at]
             rotation = (cosines, sines) if self._missing is None else (cosines[:, None], sines[:, None])
         rows = rows.reshape(batch * count, -1)
+        # Layers; without a second norm attention and MLP stand side by side (GPT-J).
         for layer, keys, values in zip(parts.layers, self._keys, self._values, strict=True):
             normed = layer.attention_norm(rows)
             attended = self._attend(layer, normed, (batch, count), keys, values, rotation, mask)

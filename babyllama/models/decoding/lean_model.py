@@ -190,6 +190,7 @@ def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.model
     if (config.rope_parameters or {}).get("rope_type", "default") not in PROVEN_ROPES:
         return None
+    # A norm's factors move into the matrices behind it.
     layers = []
     for layer in backbone.layers:
         attention = layer.self_attn
@@ -198,6 +199,7 @@ def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
         qkv = _linear(attention.q_proj, attention.k_proj, attention.v_proj, scale=first_scale)
         mlp = _gated_mlp(layer.mlp, second_scale)
         layers.append(LeanLayer(first, qkv, _linear(attention.o_proj), second, mlp, attention.scaling))
+    # The last norm's factors move into the head.
     norm, scale = _rms_norm(backbone.norm)
     embedding = backbone.embed_tokens.weight.detach()
     cosines, sines = backbone.rotary_emb(embedding, torch.arange(length, device=embedding.device)[None])
@@ -216,8 +218,10 @@ def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
 
 def _gpt2(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.transformer
+    # What is not proven to be the same is left to Transformers.
     if config.add_cross_attention or length > config.n_positions:
         return None
+    # Blocks: norm, attention, norm, MLP; weights lie as Conv1D keeps them.
     layers = [
         LeanLayer(
             _layer_norm(block.ln_1),
@@ -259,6 +263,7 @@ def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
     sines, cosines = torch.cat((sines[0], flat), dim=1), torch.cat((cosines[0], flat + 1), dim=1)
     rotation = _signed(torch.cat((cosines, cosines), dim=1), torch.cat((sines, sines), dim=1))
 
+    # Blocks with one norm, queries and keys in the new order of dimensions.
     layers = []
     for block in backbone.h:
         attention, mlp = block.attn, block.mlp

@@ -216,6 +216,7 @@ def save_averages(
         steps = {"steps": averages.taken} if name == averages.mean else {}
         found.append({**entry, **steps})
         say(f"average of the weights {name}: held-out loss {entry['valid_loss']:.4f} on the curve's chunks, saved")
+    # The best of them becomes the run's model.
     if trainer.training_config.keep == "ema":
         best = min(found, key=lambda entry: entry["valid_loss"])
         best["kept"] = True
