@@ -116,6 +116,7 @@ def cross_checks(config: Config, source: str) -> list[str]:
 
 def _recipe_checks(config: Config) -> list[str]:
     t, cut, found = config.training, config.data.segment_tokens, []
+    # Averages and cooldowns.
     if t.keep == "ema" and not t.ema_decay and not t.average_epochs:
         found.append("training.keep: ema: there is no average: set training.ema_decay, e.g. 0.999, or average_epochs")
     for key in ("ema_decay", "average_epochs"):
@@ -125,6 +126,7 @@ def _recipe_checks(config: Config) -> list[str]:
         found.append(f"training.average_epochs: {t.average_epochs} of {t.num_epochs:g} epochs: more than the run has")
     if t.decay_from and t.lr_scheduler != "wsd":
         found.append(f"training.decay_from: a cooldown decays: lr_scheduler wsd, not {t.lr_scheduler}")
+    # Chunks: shorter ones at first, from lines, from parts of documents.
     short = config.data.start_length
     if short and (short >= config.data.seq_length or config.data.seq_length % short):
         found.append(f"data.start_length: {short}: a part of seq_length {config.data.seq_length} that divides it")

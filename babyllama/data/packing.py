@@ -153,6 +153,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """Return a batch at once: input_ids (B, T) and labels (B, T), int64."""
+        # Which token of the stream stands at each place of the batch.
         places = np.asarray(indices, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)  # (B, T)
         if self.line_starts is None:
             real, inside = places < self.total, None
@@ -162,6 +163,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
             inside = np.arange(self.seq_length) - opened
             real = inside < count
             stream = (first + np.maximum(inside, 0)) % self.total
+        # Tokens as they are stored, then what the layout and the noise change.
         on_disk, _, begins = self.current.places(stream)
         ids = self.tokens[on_disk].astype(np.int64)
         if begins is not None:
@@ -169,6 +171,7 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
         if inside is not None:
             ids = np.where(inside < 0, self.line_starts.bos, ids)
         given = ids if self.noise is None else self.noise.of(ids, self.epoch, places)
+        # The last chunk is filled up; what is filled counts for nothing.
         if real.all():
             return {"input_ids": torch.from_numpy(given), "labels": torch.from_numpy(ids.copy())}
         return {

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -54,6 +54,7 @@ from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
 if TYPE_CHECKING:
     from babyllama.data.epoch_order import ChunkSet
     from babyllama.data.prepared import PreparedData
+    from babyllama.research.teachers import DistillationSums
 
 MOST_SKIPPED = 50  # steps that fp16 may skip one after the other
 SMALLEST_SCALE = 2.0 ** (16 - MOST_SKIPPED)  # GradScaler begins at 2^16 and halves at each
@@ -68,13 +69,6 @@ def collate_for_training(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     labels = batch["labels"].clone()
     labels[:, 0] = IGNORE
     return {"input_ids": batch["input_ids"], "labels": labels}
-
-
-class LossSums(Protocol):
-    """Sums of a distillation's two losses (research/teachers.py)."""
-
-    def read(self) -> dict[str, float]:
-        """Return the means since the last call."""
 
 
 class BabyTrainer(Trainer):
@@ -100,7 +94,7 @@ class BabyTrainer(Trainer):
         runtime: Runtime,
         curve_chunks: int,
         total_steps: int,
-        distillation: LossSums | None = None,
+        distillation: DistillationSums | None = None,
         **kwargs: Any,
     ) -> None:
         # What the run is.
