@@ -4,6 +4,6 @@
 
 prints a table of faults, trials and passes. A trial passes where the resumed run ends with weights bit-identical to
 those of the run that was never disturbed, or where the fault is refused by the documented exit code and a line that
-names the file. Children are forked from a process that has imported torch and done nothing with it: a trial takes
-about a second instead of ten.
+names the file; and where the same command given once more says that all is done and writes nothing. Children are
+forked from a process that has imported torch and done nothing with it: a trial takes about a second instead of ten.
 """

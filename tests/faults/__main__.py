@@ -57,20 +57,21 @@ def main() -> int:
     from tests.faults.harness import Bench
     from tests.faults.inputs import input_table
     from tests.faults.kills import KILLS
+    from tests.faults.moves import MOVES
 
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     overrides = ["training.torch_compile=true"] if args.compiled else []
     bench = Bench(folder / "bench", overrides)
     wanted = [word for word in args.only.split(",") if word]
-    tables: dict[str, Callable[..., str]] = dict(KILLS)
-    if not wanted or not all(any(word in name for name in KILLS) for word in wanted):
+    tables: dict[str, Callable[..., str]] = KILLS | MOVES
+    if not wanted or not all(any(word in name for name in tables) for word in wanted):
         tables |= damage_table(bench) | input_table()
     failed = 0
     print("| fault | trials | passed | seconds |\n| --- | --- | --- | --- |", flush=True)
     for name, trial in tables.items():
         if wanted and not any(word in name for word in wanted):
             continue
-        count = args.trials if name in REPEATED else min(args.trials, 5 if name in KILLS else 1)
+        count = args.trials if name in REPEATED else min(args.trials, 5 if name in KILLS or name in MOVES else 1)
         started = time.monotonic()
         passed, problems = run_trials(bench, name, trial, count, args.seed)
         print(f"| {name} | {count} | {passed} | {time.monotonic() - started:.0f} |", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.faults.harness import Bench, start
+from tests.faults.harness import Bench, start, start_again
 
 KINDS = ("missing", "truncated", "bit flipped")
 
@@ -62,12 +62,14 @@ def damaged_checkpoint(name: str, kind: str) -> Callable[[Bench, Path, random.Ra
         damage(newest(output) / name, kind, source)
         done = bench.resume(output)
         if done.code == 3:
-            return "" if Path(name).name in done.output else f"exit 3 without the file's name: {done.output[-200:]}"
+            again = bench.resume(output)  # refused alike
+            told = Path(name).name in done.output and (again.code, again.output) == (3, done.output)
+            return "" if told else f"exit 3, then {again.code}: {done.output[-200:]}{again.output[-200:]}"
         if done.code:
             return f"exit {done.code}: {done.output[-200:]}"
         if "set aside" not in done.output:
             return "silent"
-        return "" if bench.same(output) else "other weights"
+        return start_again(bench, output) if bench.same(output) else "other weights"
 
     return trial
 
@@ -80,7 +82,7 @@ def damaged_cache(bench: Bench, output: Path, source: random.Random) -> str:
     done = bench.run(output)
     if done.code:
         return f"exit {done.code}: {done.output[-200:]}"
-    return "" if bench.same(output) else "other weights"
+    return start_again(bench, output) if bench.same(output) else "other weights"
 
 
 def poisoned_weights(bench: Bench, output: Path, source: random.Random) -> str:

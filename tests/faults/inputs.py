@@ -77,7 +77,8 @@ def hostile_file(name: str) -> Callable[[Bench, Path, random.Random], str]:
         errors = [line for line in done.output.splitlines() if line.startswith("error:")]
         if code and (len(errors) != 1 or (output / "run").exists()):
             return f"{len(errors)} error lines, run folder {(output / 'run').exists()}"
-        return ""
+        again = bench.run(output, "--train-path", str(folder), "--max-steps", "2")
+        return "" if again.code == code and said in again.output else f"second start: exit {again.code}"
 
     return trial
 

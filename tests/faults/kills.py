@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.harness import SAVE_EVERY, STEPS, Bench
+from tests.faults.harness import SAVE_EVERY, STEPS, Bench, start_again
 
 SAVES = STEPS // SAVE_EVERY
 SAVING_SECONDS = 0.25  # longest save seen with its manifest, with room to spare
 
 
 def _finish(bench: Bench, output: Path, random_source: random.Random, second_kill: bool) -> str:
-    """Resume, perhaps killed once more, to the end; "" where the weights are the undisturbed run's."""
+    """Resume, perhaps killed once more, and start again; "" where the weights stay the undisturbed run's."""
     if second_kill:
         child = bench.start(output, "--resume_from_checkpoint")
         child.kill_after(random_source.uniform(0, bench.reference.seconds))
@@ -29,7 +29,7 @@ def _finish(bench: Bench, output: Path, random_source: random.Random, second_kil
     if not bench.same(output):
         return "other weights"
     left = [path.name for path in (output / "run").glob("*.tmp")]
-    return f"left behind: {left}" if left else ""
+    return f"left behind: {left}" if left else start_again(bench, output)
 
 
 def kill_in_training(bench: Bench, output: Path, source: random.Random) -> str:
@@ -89,7 +89,7 @@ def signalled(number: int, times: int) -> Callable[[Bench, Path, random.Random],
             child.kill_after(at + 0.001 * n, number)
         ended = child.wait()
         if ended.code == 0:  # it was quicker than the signal
-            return "" if bench.same(output) else "other weights"
+            return start_again(bench, output) if bench.same(output) else "other weights"
         if ended.code not in (128 + number, -number):
             return f"exit {ended.code}: {ended.output[-200:]}"
         if times == 1 and "go on with" not in ended.output and "interrupted" not in ended.output and ended.code > 0:
@@ -126,7 +126,8 @@ def second_run(bench: Bench, output: Path, source: random.Random) -> str:
     ended = first.wait()
     if second.code != 2 or f"process {first.pid}" not in second.output:
         return f"the second: exit {second.code}: {second.output[-200:]}"
-    return "" if ended.code == 0 and bench.same(output) else f"the first: exit {ended.code}"
+    done = ended.code == 0 and bench.same(output)
+    return start_again(bench, output) if done else f"the first: exit {ended.code}"
 
 
 def copy_of(source: Path, target: Path) -> Path:
