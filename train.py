@@ -272,7 +272,7 @@ def build_trainer(
     from babyllama.research.milestones import add_milestones
     from babyllama.training.arguments import count_steps, training_arguments
     from babyllama.training.callbacks import BestKeeper, EpochSetter, LogFile, Terminal
-    from babyllama.training.recipes.averages import add_averages
+    from babyllama.training.recipes import averages, patience
     from babyllama.training.recipes.time_budget import fix_length
     from babyllama.training.trainer import BabyTrainer
 
@@ -310,12 +310,12 @@ def build_trainer(
         total_steps=plan.total_steps,
         distillation=sums,
     )
-    trainer.add_callback(EpochSetter(train_set))
-    trainer.add_callback(LogFile(run_dir / run_layout.TRAINING_LOG))
-    trainer.add_callback(Terminal(trainer.clock, trainer.tokens_per_step))
     trainer.best = BestKeeper(save=config.training.keep == "best")
-    trainer.add_callback(trainer.best)
-    add_averages(trainer, config, plan.steps_per_epoch)
+    shown = Terminal(trainer.clock, trainer.tokens_per_step), trainer.best
+    for callback in (EpochSetter(train_set), LogFile(run_dir / run_layout.TRAINING_LOG), *shown):
+        trainer.add_callback(callback)
+    averages.add_averages(trainer, config, plan.steps_per_epoch)
+    patience.add_patience(trainer, config, plan.total_steps)
     for callback in own_callbacks(config):
         trainer.add_callback(callback)
     add_milestones(trainer, config, data, run_dir, plan.total_steps)

@@ -94,6 +94,10 @@ def cross_checks(config: Config, source: str) -> list[str]:
     if not m.init_from and m.type in TYPES.values():
         problems += _head_checks(m)
     # The training: batch, recipe, precision, length.
+    if t.patience and t.decay_from:
+        problems.append("training.patience: not with training.decay_from: a cooldown is a decay from its first step on")
+    elif t.patience and t.lr_scheduler == "wsd" and t.decay_fraction == 1:
+        problems.append("training.patience: nothing to end: with decay_fraction 1 the decay begins after the warm-up")
     if t.batch_size % t.parts:
         divisors = [n for n in range(1, t.batch_size + 1) if t.batch_size % n == 0]
         problems.append(

@@ -37,12 +37,20 @@ BOOKKEEPING = {
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }
+STOPPING = {"patience"}
 LATER = {"holdout_by", "test", "mix", "mix_temperature", "start_length", "start_share", "chunk_start"}
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
     "data": {"spelling", "reshuffle_documents", "segment_tokens", "segment_share", "input_noise", *LATER},
     "model": {"unique_layers"},
-    "training": {"embedding_weight_decay", "cautious_weight_decay", "ema_decay", "average_epochs", "max_minutes"},
+    "training": {
+        "embedding_weight_decay",
+        "cautious_weight_decay",
+        "ema_decay",
+        "average_epochs",
+        "max_minutes",
+        *STOPPING,
+    },
 }
 LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")
 
@@ -58,6 +66,9 @@ def training_fingerprint(config: Config, data_fingerprint: str, tokenizer_finger
         and not (key in ADDED.get(section, ()) and value == _default(config, section, key))
     }
     sharded = {"training.fsdp": True} if config.training.fsdp else {}  # older runs' fingerprints do not have the key
+    if config.training.patience:  # which points the curve has decides where the run ends
+        points = {"training.eval_steps": config.training.eval_steps, "data.eval_samples": config.data.eval_samples}
+        found |= points
     return {**found, **sharded, "data": data_fingerprint, "tokenizer": tokenizer_fingerprint}
 
 

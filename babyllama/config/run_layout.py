@@ -19,6 +19,7 @@ RUN_FINGERPRINT = "run_fingerprint.json"
 MODEL_CARD = "README.md"
 WANDB_ID = "wandb_id.txt"
 CURRICULUM = "curriculum.json"
+LIVE_SAMPLES = "samples_during_training.jsonl"
 AVERAGES, MEANS = "ema_", "mean_"  # folders of a run: exponential averages, means over epochs
 AVERAGES_FILE = "weight_averages.safetensors"  # a file of each checkpoint
 HELD_OUT_TEXT, TEST_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "test.jsonl.gz", "text_hashes.npz"
@@ -52,6 +53,7 @@ RUN_FILES = (
     REPORT,
     WANDB_ID,
     CURRICULUM,
+    LIVE_SAMPLES,
     HELD_OUT_TEXT,
     TEST_TEXT,
     TEXT_HASHES,

@@ -260,11 +260,21 @@ class TrainingConfig(Section):
     """Checkpoints kept (never below two complete ones)."""
     save_words: Annotated[list[int | str] | str | None, BeforeValidator(_milestones)] = None
     """Words seen at which the model is saved as `chck_1M` ...: [1M, 2M, 5M], or a schedule of config/milestones."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Points of the held-out curve without improvement after which the run ends; under wsd its decay begins there."""
     keep: Literal["last", "best", "ema"] = "last"
     """Which weights become the run's model: the last, the best on the held-out curve, or (ema) the best average
-    of ema_decay and average_epochs."""
+    of ema_decay and average_epochs; unset beside patience: best."""
     dataloader_num_workers: int = Field(0, ge=0)
     """Loader processes; 0 is as fast, the loader needs no help (docs/performance.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_best(cls, values: object) -> object:
+        """Keep the best weights where a run ends because they no longer improve, unless the user says otherwise."""
+        if isinstance(values, dict) and values.get("patience") is not None and "keep" not in values:
+            return {**values, "keep": "best"}
+        return values
 
     @property
     def parts(self) -> int:
@@ -285,6 +295,8 @@ class LoggingConfig(Section):
     """W&B run name; unset: model.name."""
     report_to: list[str] = Field(default_factory=list)
     """Further integrations of the Trainer, e.g. [tensorboard]."""
+    live_page: bool = True
+    """Rewrite report.html while the run trains: curve, time left, what the model writes; at most 1% of the time."""
 
 
 class DistillationConfig(Section):

@@ -180,3 +180,15 @@ def pieces(text: str, longest: int) -> Iterator[str]:
         start = cut
     if start < len(text):
         yield text[start:]
+
+
+def beginning(text: str) -> str:
+    """Return a text's first six words, in a script without spaces its first twelve grapheme clusters.
+
+    >>> beginning("One two  three four five six seven")
+    'One two three four five six'
+    """
+    if not writes_unspaced(text[:500]):
+        return " ".join(text.split()[:6])
+    starts = word_starts(text[:500])
+    return text[: starts[12] if len(starts) > 12 else len(text)].strip()

@@ -9,7 +9,7 @@ without spaces, grapheme clusters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from babyllama.common.console import say
 from babyllama.common.errors import DataError
 from babyllama.data.documents import Document
 from babyllama.data.tokenizer import decode_behind
-from babyllama.data.words import word_starts, writes_unspaced
+from babyllama.data.words import beginning
 from babyllama.data.words import words as split_words
 from babyllama.evaluation.perplexity import bos_id, encode_text
-from babyllama.models.decoding.decoder import Decoder, make_decoder
+from babyllama.models.decoding.decoder import make_decoder
+from babyllama.models.decoding.loop import decode
 from babyllama.models.decoding.sampling import Sampling
 from babyllama.models.gpu import full_float32
 
@@ -96,48 +97,6 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
     return [[first, *tokens] for tokens in encode_text(tokenizer, list(prompts))]
 
 
-def decode(
-    decoder: Decoder,
-    rows: Sequence[Sequence[int]],
-    sampling: Sampling,
-    max_new_tokens: int,
-    generator: torch.Generator,
-    end: int | None = None,
-) -> Iterator[list[int | None]]:
-    """Write on, a token of each text at a time: the one loop behind every text that is generated here.
-
-    The cache is used until the context is full; then the newer half of it is read anew.
-
-    Args:
-        decoder: Decoder of the model; its context length is never exceeded.
-        rows: Ids of the texts to continue; of one longer than the context, the end is read.
-        sampling: How a token is chosen.
-        max_new_tokens: Number of tokens to write at most.
-        generator: Generator of the choice.
-        end: Id of the token that ends a text, None for none.
-
-    Yields:
-        The new token of each text, None for one that has ended; until all have.
-    """
-    window = decoder.context_length
-    contexts = [list(row) for row in rows]
-    done = [False] * len(rows)
-    chosen: list[int] = []
-    for _ in range(max_new_tokens):
-        if chosen and decoder.length < window:
-            logits = decoder.extend(chosen)
-        else:
-            keep = max(1, window // 2) if chosen else window
-            logits = decoder.begin([context[-keep:] for context in contexts])
-        chosen = sampling.choose(logits, contexts, generator)
-        for row, token in enumerate(chosen):
-            contexts[row].append(token)
-            done[row] = done[row] or token == end
-        yield [None if ended else token for ended, token in zip(done, chosen, strict=True)]
-        if all(done):
-            return
-
-
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
     """Return share of different n-grams among all n-grams of the texts' words, 0 where there is none.
 
@@ -177,7 +136,7 @@ def beginnings(documents: Sequence[Document], count: int) -> list[str]:
 
     In a script without spaces, the first twelve grapheme clusters.
     """
-    starts = [_beginning(document.text) for document in documents]
+    starts = [beginning(document.text) for document in documents]
     return spread(starts, min(count, len(starts)))
 
 
@@ -208,13 +167,6 @@ def spread(prompts: Sequence[str], count: int) -> list[str]:
     if len(prompts) > count:
         return [prompts[number * len(prompts) // count] for number in range(count)]
     return [prompts[number % len(prompts)] for number in range(count)] if prompts else []
-
-
-def _beginning(text: str) -> str:
-    if not writes_unspaced(text[:500]):
-        return " ".join(text.split()[:6])
-    starts = word_starts(text[:500])
-    return text[: starts[12] if len(starts) > 12 else len(text)].strip()
 
 
 def read_prompts(path: str | None) -> list[str] | None:

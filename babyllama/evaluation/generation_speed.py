@@ -1,6 +1,6 @@
 """How fast a model generates: tokens per second at batch 1 and larger, the median of repeats after a warm-up.
 
-What is timed is the loop that writes every text here (`generation.decode`), greedily. The device is synchronised
+What is timed is the loop that writes every text here (`decoding.loop.decode`), greedily. The device is synchronised
 before the clock is read, and only tokens that were really made count.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from babyllama.evaluation.generation import decode
 from babyllama.models.decoding.decoder import Decoder, make_decoder
+from babyllama.models.decoding.loop import decode
 from babyllama.models.decoding.sampling import GREEDY
 
 if TYPE_CHECKING:

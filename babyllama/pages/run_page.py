@@ -1,13 +1,15 @@
 """report.html: one page a run, without any outside resource, that a newcomer understands and a reviewer can check.
 
 Made from the files of a run folder, each of which may be absent: training_metrics.json, log_history.jsonl,
-training_config.yaml, evaluation_results.json, curriculum.json, milestone_results.json, chck_*/milestone.json.
+training_config.yaml, evaluation_results.json, curriculum.json, milestone_results.json, chck_*/milestone.json,
+samples_during_training.jsonl. While a run trains, live_page.py writes the same page from what is known by then.
 Everything that comes from text, names or samples is escaped by jinja2.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from babyllama.config.run_layout import (
     BABYLM_RESULTS,
     CURRICULUM,
     EVALUATION_RESULTS,
+    LIVE_SAMPLES,
     MILESTONE_RESULTS,
     REPORT,
     TRAINING_CONFIG,
@@ -29,6 +32,8 @@ from babyllama.pages.babylm_tables import babylm_tables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from babyllama.pages.live_page import Live
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -87,6 +92,11 @@ def _write(
     return output_dir / REPORT
 
 
+def _begin(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+@cache
 def page_templates() -> Environment:
     """The pages' templates: whatever comes from text, names or samples is escaped, a missing value is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -98,12 +108,12 @@ def page_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes}
+    environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes, "begin": _begin}
     return environment
 
 
 def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dict[str, Any]:
-    """Return what a run folder tells of the order of its text and of its milestones: `curriculum`, `milestones`."""
+    """Return what a run folder tells of how it was trained: `curriculum`, `milestones`, `babylm`, `written`."""
     if run_dir is None:
         return {}
     saved = {path.parent.name: read_json(path) for path in run_dir.glob("chck_*/milestone.json")}
@@ -114,6 +124,7 @@ def learning(run_dir: Path | None, milestone_results: Path | None = None) -> dic
         "curriculum": _load(run_dir / CURRICULUM),
         "milestones": sorted(rows, key=lambda row: row["words"]),
         "babylm": _load(run_dir / BABYLM_RESULTS),
+        "written": read_log(run_dir / LIVE_SAMPLES),
     }
 
 
@@ -123,13 +134,27 @@ def render(
     log: list[dict[str, Any]],
     config: str,
     learned: dict[str, Any] | None = None,
+    *,
+    live: Live | None = None,
+    drawn: dict[str, str] | None = None,
 ) -> str:
-    """Return the page as text; `learned` is from `learning`."""
+    """Return the page as text.
+
+    Args:
+        results: Result of `ModelEvaluator.run`, or nothing.
+        metrics: training_metrics.json, or nothing.
+        log: Entries of log_history.jsonl, which figures are drawn from.
+        config: training_config.yaml as text.
+        learned: Result of `learning`.
+        live: State of a training that goes on or has just ended; None: the final page.
+        drawn: SVG by name of figures that are drawn already; None: they are drawn here.
+    """
     from markupsafe import Markup
 
     # What stands at the page's head.
+    figures = run_figures(results, metrics, log, learned or {}) if drawn is None else drawn
     babylm = results.get("babylm") or (learned or {}).get("babylm")
-    name = metrics.get("name") or Path(results.get("checkpoint", "run")).name
+    name = live.name if live else metrics.get("name") or Path(results.get("checkpoint", "run")).name
     page = (
         page_templates()
         .get_template("report.html.j2")
@@ -137,10 +162,12 @@ def render(
             name=name,
             results=results,
             metrics=metrics,
-            tiles=tiles(results, metrics),
+            tiles=live.tiles if live and not metrics else tiles(results, metrics),
             overfit=overfitting_note(metrics),
+            live=live,
+            clock=live.clock() if live else {},
             # Figures are ours; everything else is escaped by the template.
-            figures={key: Markup(svg) for key, svg in run_figures(results, metrics, log, learned or {}).items()},
+            figures={key: Markup(svg) for key, svg in figures.items()},
             learned=learned or {},
             babylm=babylm_tables(babylm) if babylm else [],
             pairs=results.get("minimal_pairs", {}),

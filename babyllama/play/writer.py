@@ -133,7 +133,8 @@ class Writer:
         """
         import torch
 
-        from babyllama.evaluation.generation import decode, encode_prompts
+        from babyllama.evaluation.generation import encode_prompts
+        from babyllama.models.decoding.loop import decode
 
         with self.tokenizer_lock:
             stream, ended = TextStream(self.tokenizer, settings.stop), "length"

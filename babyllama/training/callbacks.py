@@ -211,7 +211,7 @@ class Terminal(TrainerCallback):
             speed = self.tokens_per_step / statistics.median(self.clock.steps)
             say(f"estimated: {human_seconds(left)} of training left ({state.max_steps:,} steps, {speed:,.0f} tokens/s)")
         if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+            self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
 
     def on_log(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def training_metrics(
         "train_tokens": round(epoch * trainer.epoch_tokens),
         "train_words": round(epoch * trainer.epoch_words),
         "train_seconds": round(trainer.clock.training_seconds(), 2),
+        "page_seconds": page_seconds(trainer),
         "tokens_per_second": round(trainer.tokens_per_step / step, 1) if step else _logged_speed(trainer),
         "peak_memory_bytes": trainer.peak_bytes or peak_memory_bytes(trainer.runtime.device),
         # The model and the run's length.
@@ -94,6 +96,7 @@ def training_metrics(
         "best_step": trainer.best.best_step,
         "best_valid_loss": trainer.best.best_loss,
         "kept": config.training.keep,
+        "early_end": early_end(trainer),
         "seed": config.training.seed,
         "versions": versions(),
         "held_out_in_training": data.held_out_in_training,
@@ -115,6 +118,20 @@ def _mixture(trainer: BabyTrainer) -> dict[str, Any]:
     shown = getattr(trainer.train_dataset, "shown", None)
     chunks = trainer.state.global_step * trainer.training_config.batch_size
     return {} if shown is None else {"mix": shown(chunks)}
+
+
+def early_end(trainer: BabyTrainer) -> dict[str, Any] | None:
+    """Return where and why `training.patience` ended the run or began its decay; None where it did not."""
+    end = trainer.patience.end if trainer.patience else None
+    return {**asdict(end), "reason": end.sentence()} if end else None
+
+
+def page_seconds(trainer: BabyTrainer) -> float:
+    """Return what the page of the running training and the samples in it took in this process."""
+    from babyllama.training.live.page import LivePage
+
+    pages = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, LivePage)]
+    return round(sum(page.seconds for page in pages), 3)
 
 
 def _logged_speed(trainer: BabyTrainer) -> float | None:

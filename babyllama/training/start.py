@@ -215,7 +215,7 @@ def open_run_folder(
     data: PreparedData,
     run_dir: Path,
 ) -> None:
-    """Write what the run is and what it holds out into its folder; let the trainer guard its checkpoints, log to W&B.
+    """Write what the run is and what it holds out into its folder; add what guards checkpoints, logs and shows the run.
 
     Args:
         trainer: Trainer that gets the callbacks.
@@ -225,7 +225,8 @@ def open_run_folder(
     """
     from babyllama.data.held_out.kept import keep_text
     from babyllama.training.callbacks import CheckpointGuard
-    from babyllama.training.wandb_log import WandbLog
+    from babyllama.training.live.page import LivePage
+    from babyllama.training.live.wandb_log import WandbLog
 
     config, fingerprint = start.config, start.fingerprint
     accumulation = trainer.args.gradient_accumulation_steps
@@ -239,3 +240,5 @@ def open_run_folder(
         save_config(config, run_dir / TRAINING_CONFIG)
         data.tokenizer.save_pretrained(run_dir)
         keep_text(run_dir, data)
+        if config.logging.live_page:
+            trainer.add_callback(LivePage(trainer, config, run_dir, data.held_out_documents))

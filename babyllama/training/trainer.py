@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from babyllama.data.epoch_order import ChunkSet
     from babyllama.data.prepared import PreparedData
     from babyllama.research.teachers import DistillationSums
+    from babyllama.training.recipes.patience import Patience
 
 MOST_SKIPPED = 50  # steps that fp16 may skip one after the other
 SMALLEST_SCALE = 2.0 ** (16 - MOST_SKIPPED)  # GradScaler begins at 2^16 and halves at each
@@ -112,6 +113,7 @@ class BabyTrainer(Trainer):
         self.tokens_per_step = config.training.batch_size * config.data.seq_length
         self.valid_tokens_per_byte = len(data.valid.tokens) / max(int(data.valid.bytes.sum()), 1)
         self.last_good_checkpoint: Path | None = None
+        self.patience: Patience | None = None  # where the recipe asks for it
         self.not_finite = False
         self.peak_bytes: int | None = None  # of the GPU, once it is left
         on_gpu = runtime.device.startswith("cuda")
@@ -259,7 +261,8 @@ class BabyTrainer(Trainer):
             Whether it was the last; model and state are then as at the end of the training.
         """
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step < self.total_steps:
+        early = self.patience.decision(state.log_history) if self.patience else None
+        if state.global_step < (early.total_steps if early else self.total_steps):
             return False
         self._take_weights(checkpoint)
         self.state = state
@@ -316,6 +319,16 @@ class BabyTrainer(Trainer):
 
 def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
     """Train to the end; a signal, a full disk, a lost process or a loss that is not finite leaves by its own error."""
+    try:
+        _run_training(trainer, checkpoint, signals)
+    except BaseException as error:
+        for callback in trainer.callback_handler.callbacks:
+            if hasattr(callback, "failed"):
+                callback.failed(error)
+        raise
+
+
+def _run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
     trainer.add_callback(StopOnSignal(signals, trainer))
     trainer.last_good_checkpoint = checkpoint
     if checkpoint is not None and trainer.take_finished(checkpoint):

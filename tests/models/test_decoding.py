@@ -81,7 +81,7 @@ def test_lean_logits_are_those_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gptj"])
 def test_greedy_text_equals_generate(name: str) -> None:
-    from babyllama.evaluation.generation import decode
+    from babyllama.models.decoding.loop import decode
 
     model = MODELS[name]()
     ids = [[5, 9, 14, 2], [7, 7, 1, 30]]
@@ -92,7 +92,7 @@ def test_greedy_text_equals_generate(name: str) -> None:
 
 def test_full_context_is_read_anew_from_its_newer_half() -> None:
     """The rolling window by hand: whenever it is full, the newer half is a text of its own."""
-    from babyllama.evaluation.generation import decode
+    from babyllama.models.decoding.loop import decode
 
     model, window = MODELS["llama"](), 8
     text, read = [3, 5, 8], [3, 5, 8]

@@ -234,7 +234,7 @@ def test_the_resolved_config_is_saved_with_the_run(text: Path, finished: Path) -
 def test_wandb_offline_keeps_its_id_and_never_stops_a_training(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from babyllama.training.wandb_log import project_name, wandb_mode
+    from babyllama.training.live.wandb_log import project_name, wandb_mode
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = config_for(text, tmp_path, max_steps=2)

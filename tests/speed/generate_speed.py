@@ -51,8 +51,8 @@ def main() -> int:
     args = parser.parse_args()
     import torch
 
-    from babyllama.evaluation.generation import decode
     from babyllama.models.decoding.decoder import make_decoder
+    from babyllama.models.decoding.loop import decode
     from babyllama.models.decoding.sampling import GREEDY
 
     torch.set_num_threads(args.threads)

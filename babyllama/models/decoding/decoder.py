@@ -75,7 +75,7 @@ class TransformersDecoder:
         """Return a decoder of the same model with a cache of its own."""
         return TransformersDecoder(self.model, self.context_length)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Read whole texts and return the (B, V) logits behind each."""
         ids, mask = pad_left(rows, self.device)
@@ -83,7 +83,7 @@ class TransformersDecoder:
         self._mask = torch.ones_like(ids) if mask is None else mask.long()
         return self._forward(ids)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def extend(self, tokens: Sequence[int]) -> Tensor:
         """Read one more token of each text and return the (B, V) logits behind it."""
         ids = torch.tensor(tokens, device=self.device)[:, None]

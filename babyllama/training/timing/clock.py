@@ -141,6 +141,7 @@ class WidenIntervals(TrainerCallback):
     def __init__(self, clock: StepClock, training: TrainingConfig, logging_steps: int) -> None:
         self.clock, self.logging_steps = clock, logging_steps
         self.free = {name for name in ("save_steps", "eval_steps") if getattr(training, name) is None}
+        self.free -= {"eval_steps"} if training.patience else set()  # points are counted: no clock may move them
         self._seconds: dict[str, float] = {}
         self._saving_since: float | None = None
 
