@@ -123,7 +123,7 @@ class Kill(TrainerCallback):
 plugins.register_callback(lambda config: Kill())
 train(config_for(Path({str(text)!r}), Path({str(tmp_path / "models")!r})))
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     html = (run / REPORT).read_text(encoding="utf-8")
     assert html.rstrip().endswith("</html>")

@@ -150,4 +150,4 @@ def test_killed_behind_the_last_checkpoint_of_an_early_end_nothing_is_trained(
     again = train(config, resume=True)
     assert "nothing is left to train" in capsys.readouterr().out
     assert weights(again.run_dir) == kept
-    assert json.loads((run / TRAINING_METRICS).read_text())["early_end"] == metrics["early_end"]
+    assert json.loads((run / TRAINING_METRICS).read_text(encoding="utf-8"))["early_end"] == metrics["early_end"]
