@@ -150,8 +150,8 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
     """
     from babyllama.models import runtime as rt
     from babyllama.models.compiled_layers import set_attention
+    from babyllama.training.running import run_training
     from babyllama.training.start import check_disk, choose_runtime, open_run_folder
-    from babyllama.training.trainer import run_training
 
     with distributed.raise_on_all_ranks():
         # Model: random weights from the seed, or those of model.init_from.

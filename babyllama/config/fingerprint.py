@@ -37,7 +37,6 @@ BOOKKEEPING = {
         "fsdp",  # added below where it is on: its checkpoints are of another kind
     },
 }
-STOPPING = {"patience"}
 LATER = {"holdout_by", "test", "mix", "mix_temperature", "start_length", "start_share", "chunk_start"}
 # Keys that runs made before they existed do not have: they count where they are not at their default.
 ADDED = {
@@ -49,7 +48,7 @@ ADDED = {
         "ema_decay",
         "average_epochs",
         "max_minutes",
-        *STOPPING,
+        "patience",
     },
 }
 LENGTH = ("training.num_epochs", "training.max_steps", "training.max_minutes")
