@@ -27,7 +27,7 @@ training: {num_epochs: 10, batch_size: 64, lr: 0.01, torch_compile: false, save_
 """.replace("MILESTONES", ", ".join(MILESTONES))
 
 
-def write_text(folder: Path) -> None:
+def write_corpus(folder: Path) -> None:
     """A little less than 100,000 words of a made-up language of 300 words, and a held-out file."""
     draws = random.Random(0)
     letters = "abdeginorstu"
@@ -44,7 +44,7 @@ def test_the_guide_leads_from_text_to_a_file_that_validates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_text(tmp_path / "data" / "babylm", encoding="utf-8")
+    write_corpus(tmp_path / "data" / "babylm")
     data = write_data(tmp_path / "evaluation_data", 2026)
     rules_path = write_rules(tmp_path / "rules.yaml", 2026, data, MILESTONES)
     monkeypatch.setenv("BABYLLAMA_BABYLM_RULES", str(rules_path))
