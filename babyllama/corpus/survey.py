@@ -276,8 +276,10 @@ def _raw(files: Sequence[Path], facts: list[DocumentFacts], counts: Sequence[int
         else:
             lines, words, size = 0, 0, 0
             for number, block in _blocks(file):
-                found = ((-len(line), file.name, number + i, line) for i, line in enumerate(block.split(b"\n")))
-                longest = heapq.nsmallest(LONGEST_LINES, [*longest, *heapq.nsmallest(LONGEST_LINES, found)])
+                least = -longest[-1][0] if len(longest) == LONGEST_LINES else 0
+                long = ((i, line) for i, line in enumerate(block.split(b"\n")) if len(line) >= least)
+                found = ((-len(line), file.name, number + i, line) for i, line in long)
+                longest = heapq.nsmallest(LONGEST_LINES, [*longest, *found])
                 lines, words, size = lines + block.count(b"\n"), words + count_like_wc(block), size + len(block)
             row |= {"lines": lines, "words": words, "bytes": size}
         rows.append(row)
