@@ -55,7 +55,8 @@ def _domain_table(results: dict[str, Any]) -> TableData:
     """Return the held-out text's figures by domain, the total last."""
     rows = [_domain_row(name, figures) for name, figures in sorted(results["domains"].items())]
     head = ("domain", "bits per byte", "95% interval", "perplexity", "documents")
-    return TableData("held-out text", head, (*rows, _domain_row("total", results)))
+    title = "test text" if results.get("eval_data") == "the run's test set" else "held-out text"
+    return TableData(title, head, (*rows, _domain_row("total", results)))
 
 
 def _domain_row(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
