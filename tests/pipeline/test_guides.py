@@ -36,7 +36,7 @@ STAND_INS = [
     (r"\b(\w+)\|\w+\b", r"\1"),
     (r"<[\w -]+>", "NAME"),
     (r"\bstudent\.yaml\b", "distillation"),
-    (r"\bmy_texts\.yaml\b", "llama-10M"),  # what init writes
+    (r"\b(my_texts|quechua)\.yaml\b", "llama-10M"),  # what init writes
     (r"=BEST\b", "=0.5"),
     (r"\b(\d*)N\b", r"\g<1>548"),
     (r"(\s)\.\.\.(\s|$)", r"\1\2"),
