@@ -14,6 +14,7 @@ from babyllama.babylm import ledger as ledgers
 from babyllama.babylm.rules import Rules, Track
 from babyllama.common.units import parse_count, short_words
 from babyllama.config.schema import Config
+from babyllama.data.packing import packed_datasets
 from babyllama.research.milestones import NEAR_END, PREFIX, targets_of
 from babyllama.training.word_ledger import word_ledger
 
@@ -56,9 +57,12 @@ def check(config: Config, data: PreparedData, rules: Rules, track: Track) -> lis
         rules: The year's rules.
         track: The track.
     """
-    epochs = epochs_of(config, data)
-    shown = round(epochs * data.train_words)
-    ledger = word_ledger(config, data, epochs, shown)
+    epochs, words, most = epochs_of(config, data), data.train_words, 1.0
+    if config.data.mix or config.data.mix_temperature:  # a mixture reads some domains oftener than others
+        mixture = packed_datasets(config, data)[0]
+        words, most = mixture.epoch_words, float(mixture.passes.max())
+    shown = round(epochs * words)
+    ledger = word_ledger(config, data, epochs, shown, epochs * most)
     found = [Advice(line, True) for line in ledgers.problems(ledger, track)]
     found += _milestones(config, shown, track)
     found += _lengths(config)

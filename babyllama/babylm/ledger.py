@@ -24,8 +24,10 @@ def problems(ledger: dict[str, Any], track: Track) -> list[str]:
     words = ledger["raw_words"] or ledger["words"]
     if words > track.words:
         found.append(f"training text: {words:,} words, {track.name} allows {track.words:,} (data.max_words cuts it)")
-    if ledger["epochs"] > track.epochs + 1e-9:
-        found.append(f"epochs: {ledger['epochs']:g}, {track.name} allows {track.epochs} passes over the text")
+    passes = ledger.get("most_passes") or ledger["epochs"]
+    if passes > track.epochs + 1e-9:
+        which = "" if passes == ledger["epochs"] else " over one domain of the mixture"
+        found.append(f"epochs: {passes:g}{which}, {track.name} allows {track.epochs} passes over the text")
     if ledger["words_seen"] > track.exposure:
         found.append(f"words shown: {ledger['words_seen']:,}, {track.name} allows {track.exposure:,}")
     # Words that came in by another door: the tokenizer, the weights at the start, the teachers.

@@ -73,6 +73,8 @@ def training_metrics(
     parameters = sum(p.numel() for p in trainer.model.parameters()) + copies
     step = trainer.clock.median_step()
     epoch = trainer.state.epoch or 0.0
+    mixture = _mixture(trainer)
+    passes = max((row["passes"] for row in mixture.get("mix", {}).values()), default=None)
     return {
         # The score and what it cost.
         "schema_version": 1,
@@ -104,8 +106,8 @@ def training_metrics(
         "data_fingerprint": data.fingerprint,
         "split_fingerprint": data.split_fingerprint,
         "document_rules": data.rules,
-        **_mixture(trainer),
-        LEDGER: word_ledger(config, data, epoch, round(epoch * trainer.epoch_words)),
+        **mixture,
+        LEDGER: word_ledger(config, data, epoch, round(epoch * trainer.epoch_words), passes),
         "runtime": trainer.runtime.to_dict(),
         "command": command,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

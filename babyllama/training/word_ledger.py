@@ -95,7 +95,9 @@ def _sample(data: PreparedData, documents: np.ndarray) -> list[str]:
     return [data.tokenizer.decode(split.tokens[a : min(a + SAMPLE_TOKENS, b)].tolist()) for a, b in spans]
 
 
-def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: int) -> dict[str, Any]:
+def word_ledger(
+    config: Config, data: PreparedData, epochs: float, words_seen: int, most_passes: float | None = None
+) -> dict[str, Any]:
     """Assemble the ledger of a run.
 
     Args:
@@ -103,11 +105,12 @@ def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: i
         data: Prepared text of the run.
         epochs: Passes over the training text.
         words_seen: Words shown in training, repetitions counted.
+        most_passes: Passes over the domain that a mixture repeats most; None: all are read alike.
 
     Returns:
         domains (words trained on), words, content (bytes, language and bytes over premium by domain), bytes,
-        bytes_over_premium, files, raw_words (None where the text is in no files), epochs, words_seen, tokenizer,
-        init_from and teachers.
+        bytes_over_premium, files, raw_words (None where the text is in no files), epochs, most_passes, words_seen,
+        tokenizer, init_from and teachers.
     """
     files, domains, contents = training_files(config), words_by_domain(data), content_by_domain(data)
     teachers = config.distillation.teachers if config.distillation else []
@@ -121,6 +124,7 @@ def word_ledger(config: Config, data: PreparedData, epochs: float, words_seen: i
         "files": files,
         "raw_words": sum(entry["words"] for entry in files) if files else None,
         "epochs": epochs,
+        "most_passes": epochs if most_passes is None else most_passes,
         "words_seen": words_seen,
         "tokenizer": _tokenizer_text(config),
         "init_from": model_text(config.model.init_from) if config.model.init_from else None,

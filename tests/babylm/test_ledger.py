@@ -129,6 +129,16 @@ def test_the_check_names_everything_that_costs_points(text: Path) -> None:
     assert any("data.seq_length: 32" in text for text, costly in told.items() if not costly)
 
 
+def test_a_domain_that_a_mixture_repeats_counts_its_own_passes(text: Path) -> None:
+    rules = load_rules(2026)
+    config = config_of(text, training__num_epochs=9, data__mix={"childes": 1, "wikipedia": 9})
+    data = DataProcessor(config.data).prepare()
+    told = [advice.text for advice in check(config, data, rules, rules.track("strict-small")) if advice.costs]
+    (line,) = [text for text in told if text.startswith("epochs: ")]
+    assert line.endswith(" over one domain of the mixture, strict-small allows 10 passes over the text")
+    assert float(line.split()[1]) > 18
+
+
 def test_the_check_compares_the_milestones_with_the_words_shown(text: Path, tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     config = config_of(text, data__prefix_space=True, data__seq_length=512, training__batch_size=1)
