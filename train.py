@@ -27,9 +27,6 @@ from babyllama.common.provenance import command_line, program
 from babyllama.config import run_layout
 from babyllama.config.flags import add_config_flags, config_from_args
 from babyllama.config.schema import Config
-from babyllama.data.packing import packed_datasets
-from babyllama.models.compiled_layers import prepare_forward
-from babyllama.models.residual_dropout import add_residual_dropout
 from data_utils import DataProcessor
 
 if TYPE_CHECKING:
@@ -267,6 +264,8 @@ def build_trainer(
     Returns:
         A Trainer that is ready for `.train()`.
     """
+    from babyllama.data.packing import packed_datasets
+    from babyllama.models import compiled_layers, residual_dropout
     from babyllama.plugins import own_callbacks
     from babyllama.research.curriculum import apply_curriculum
     from babyllama.research.milestones import add_milestones
@@ -278,8 +277,8 @@ def build_trainer(
 
     # The forward pass, with the teachers' beside it in a distillation.
     train_set, valid_set = packed_datasets(config, data)
-    add_residual_dropout(model, config.model.resid_pdrop, runtime)
-    prepare_forward(model, runtime)
+    residual_dropout.add_residual_dropout(model, config.model.resid_pdrop, runtime)
+    compiled_layers.prepare_forward(model, runtime)
     sums = None
     if config.distillation:
         from babyllama.research.teachers import add_distillation

@@ -36,6 +36,16 @@ def test_the_help_lists_every_command_and_loads_none_of_them() -> None:
     assert all(f"    {name} " in done.stdout or f"    {name}\n" in done.stdout for name in main.COMMANDS)
 
 
+def test_no_commands_flags_load_what_only_its_work_needs() -> None:
+    """`completion` fills every parser, and a shell asks for it when it starts."""
+    code = (
+        "import sys, main\nmain.whole_parser()\n"
+        "assert not {'torch', 'transformers', 'datasets', 'scipy', 'pandas'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_flags_in_front_of_a_command_are_not_lost_in_silence() -> None:
     with pytest.raises(ConfigError, match="train: a command comes first"):
         main.main(["--lr", "1e-3", "train"])
