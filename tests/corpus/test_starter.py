@@ -57,6 +57,7 @@ def test_the_file_loads_with_every_choice_in_it(preset: str, path: str, tmp_path
     assert config.model.hidden_size == original.model.hidden_size
     for choice in starter.choices:
         assert f"# {choice.reason}\n" in text
+    assert "quick_start" not in text
     assert max(map(len, text.splitlines())) < 160
 
 
