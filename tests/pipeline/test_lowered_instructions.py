@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.speed.train_speed import ISA
+
 ROOT = Path(__file__).resolve().parents[2]
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-LESS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 LIMIT = 30.0  # seconds of one part; in float32 1 to 8 on one busy core, in bf16 the first took 55, the scores XX
 KINDS = ("Llama", "GPT2", "GPTJ")
 
@@ -77,8 +77,8 @@ def child(folder: Path, wanted: list[str]) -> None:
 @pytest.mark.parametrize(
     ("lowered", "wanted"),
     [
-        pytest.param(AVX2, [*KINDS, "scores", "distillation", "quick start"], id="avx2"),
-        pytest.param(LESS, ["Llama", "scores"], id="default"),
+        pytest.param(ISA["avx2"], [*KINDS, "scores", "distillation", "quick start"], id="avx2"),
+        pytest.param(ISA["default"], ["Llama", "scores"], id="default"),
     ],
 )
 def test_no_part_is_slow_without_bf16_instructions(lowered: dict[str, str], wanted: list[str], tmp_path: Path) -> None:

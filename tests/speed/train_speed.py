@@ -8,7 +8,7 @@ take turns for `--rounds` rounds, and the median of a variant's rounds is shown.
 seed on the same chunks in the same order:
 
     stock-fp32   Trainer as it comes, float32, micro-batches of 8
-    stock        Trainer with bf16 and torch_compile, the whole batch at once
+    stock        Trainer with bf16 (float32 where that is slow) and torch_compile, the whole batch at once
     stock-eager  the same, not compiled; `-workers` behind a stock variant gives it 4 loader processes
     ours         this package, AdamW
     ours-muon    this package, the recipe's Muon
@@ -17,9 +17,12 @@ On a GPU the rate is tokens between two synchronised moments, with nothing logge
 (reading the loss makes both sides wait); on a CPU it is the median of single steps. At 10M take 300 steps on a GPU:
 36 are a tenth of a second.
 
-Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a bf16 matrix product measured in the same run,
-or on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve` compares the
-losses.
+`--isa avx2` makes this processor one of most laptops, without bf16 instructions: there, and on one that has none, all
+variants compute in float32. `--isa default` leaves it less than AVX2.
+
+Utilisation is model FLOPs (babyllama/models/flops.py) over the rate of a matrix product measured in the same run in the
+same precision, or on a GPU over its data sheet's rate. `--profile` shows the operations that take longest; `--curve`
+compares the losses.
 """
 
 from __future__ import annotations
@@ -36,17 +39,23 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS = ("stock-fp32", "stock", "ours", "ours-muon")
+ISA = {  # what torch's own kernels and oneDNN's may use; both are read when torch is loaded
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
 WARM_UP = 8  # steps that are not timed
 LOG_EVERY = {"cuda": 50, "cpu": 1}
 WORKERS = 4  # loader processes of a stock variant with `-workers`
 
 
 def matrix_rate(device: str, seconds: float = 2.0) -> float:
-    """FLOP/s of a 2,048-wide bf16 matrix product (8,192 on a GPU), the best of what fits into the time."""
+    """FLOP/s of a 2,048-wide matrix product (8,192 on a GPU) in bf16, or float32 where that is slow; the best."""
     import torch
 
+    from babyllama.models.runtime import fast_low_precision
+
     size = 8192 if device.startswith("cuda") else 2048
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    a = torch.randn(size, size, device=device, dtype=fast_low_precision(device))
     best, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         begun = time.perf_counter()
@@ -161,6 +170,7 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     from babyllama.data.packing import packed_datasets
+    from babyllama.models.runtime import fast_low_precision
     from babyllama.training.optim import schedule_arguments
 
     packed, _ = packed_datasets(config, data)
@@ -187,7 +197,7 @@ def stock_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str
         adam_beta2=training.adam_beta2,
         adam_epsilon=training.adam_epsilon,
         max_grad_norm=training.max_grad_norm,
-        bf16=not plain,
+        bf16=not plain and str(fast_low_precision(training.device)) == "torch.bfloat16",
         torch_compile=not plain and "eager" not in parts,
         use_cpu=training.device == "cpu",
         seed=training.seed,
@@ -307,18 +317,20 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--isa", choices=ISA, help="lower this processor's instruction set, here and in the processes")
     parser.add_argument("--log-every", type=int, help="steps between log entries (default: 1 on a CPU, 50 on a GPU)")
     parser.add_argument("--torch-compile", default="true", help="of ours: auto, true or false")
     parser.add_argument("--profile", action="store_true", help="show the operations that take longest")
     parser.add_argument("--curve", action="store_true", help="compare the losses")
     parser.add_argument("--output", metavar="FILE.json")
     args = parser.parse_args()
+    os.environ.update(ISA.get(args.isa, {}))
     results = measure(args)
     show(results)
     if args.curve:
         show_curve(results["variants"])
     if args.output:
-        Path(args.output).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        Path(args.output).write_text(json.dumps(results | {"isa": args.isa}, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
