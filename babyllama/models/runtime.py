@@ -368,6 +368,7 @@ def _set_otherwise(saved: Runtime, decided: Runtime, training: TrainingConfig) -
         "attention": training.attention != "auto",
         "compile": training.torch_compile != "auto",
         "deterministic": training.deterministic,
+        "threads": training.threads is not None,
     }
     return {k: getattr(decided, k) for k, given in is_set.items() if given and getattr(saved, k) != getattr(decided, k)}
 

@@ -121,7 +121,7 @@ class BabyTrainer(Trainer):
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
-        self.add_callback(SlowSteps(self.clock))
+        self.add_callback(SlowSteps(self.clock, 1 if on_gpu else runtime.threads))
         spare_the_walks(self.model)
         self.intervals = WidenIntervals(self.clock, self.training_config, self.args.logging_steps)
         if on_gpu:

@@ -264,6 +264,8 @@ def test_other_keys_that_are_set_win_one_by_one(capsys: pytest.CaptureFixture[st
     assert rt.reuse(SAVED_ON_CPU, decided, training) == replace(SAVED_ON_CPU, attention="sdpa")
     assert "attention eager -> sdpa, as set: the resume is not bit-exact" in capsys.readouterr().out
     assert rt.reuse(SAVED_ON_CPU, decided, TrainingConfig(bf16=True)).precision == "bf16"
+    fewer = replace(SAVED_ON_CPU, threads=SAVED_ON_CPU.threads + 1)
+    assert rt.reuse(fewer, SAVED_ON_CPU, TrainingConfig(threads=SAVED_ON_CPU.threads)).threads == SAVED_ON_CPU.threads
     assert rt.reuse(SAVED_ON_CPU, decided, TrainingConfig()) == SAVED_ON_CPU
     assert rt.reuse(None, decided, TrainingConfig()) == decided
 

@@ -54,7 +54,7 @@ def test_how_threads_wait_is_set_before_torch_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"GOMP_SPINCOUNT": SPINS}, "2 threads that sleep after 1,000 spins"),
+        ({"GOMP_SPINCOUNT": SPINS}, "2 threads that sleep after 30,000 spins"),
         ({"GOMP_SPINCOUNT": "77", "OMP_WAIT_POLICY": "active"}, "2 threads (GOMP_SPINCOUNT=77)"),
         ({"OMP_WAIT_POLICY": "active"}, "2 threads (OMP_WAIT_POLICY=active)"),
         ({}, "2 threads"),

@@ -68,9 +68,9 @@ def child(folder: Path, wanted: list[str]) -> None:
     """Run the parts and print a line of JSON for each."""
     found = parts(folder)
     for name in wanted:
-        begun = time.perf_counter()
+        begun = time.process_time()
         runtime = found[name]()
-        print(json.dumps({"part": name, "seconds": time.perf_counter() - begun, "runtime": runtime}), flush=True)
+        print(json.dumps({"part": name, "seconds": time.process_time() - begun, "runtime": runtime}), flush=True)
 
 
 @pytest.mark.integration
@@ -83,10 +83,10 @@ def child(folder: Path, wanted: list[str]) -> None:
 )
 def test_no_part_is_slow_without_bf16_instructions(lowered: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, **lowered, "BABYLLAMA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", "tests.pipeline.test_lowered_instructions", str(tmp_path), *wanted]
-    limit = LIMIT * (len(wanted) + 1)
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=limit, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"part"')]

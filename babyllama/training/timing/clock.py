@@ -18,7 +18,6 @@ from babyllama.common.units import human_seconds
 from babyllama.config.schema import TrainingConfig
 
 WARMUP_STEPS_UNTIMED = 3  # the first steps compile, fault pages in and fill caches
-STOP_AND_GO_ON = "Ctrl-C keeps a checkpoint and says how to go on later."
 
 
 class StepClock(TrainerCallback):
@@ -103,12 +102,14 @@ class SlowSteps(TrainerCallback):
 
     Args:
         clock: Clock of the steps; what it leaves out (compiling, evaluating, saving) is never taken for slowness.
+        threads: Threads of this process that wait for each other. Beside a busy process one less was faster: on 2 cores
+            3,150 tokens/s with one and 2,476 with two, which alone reach 5,295 (docs/performance.md).
     """
 
     RECENT, USUAL, FACTOR = 8, 100, 2.0  # steps compared, steps compared with
 
-    def __init__(self, clock: StepClock) -> None:
-        self.clock = clock
+    def __init__(self, clock: StepClock, threads: int = 1) -> None:
+        self.clock, self.threads = clock, threads
         self._told = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -119,8 +120,13 @@ class SlowSteps(TrainerCallback):
         usual = statistics.median(steps[-self.RECENT - self.USUAL : -self.RECENT])
         recent = statistics.median(steps[-self.RECENT :])
         if recent > self.FACTOR * usual:
-            self._told, cause = True, "is another program busy, the machine hot or on battery?"
-            say(f"steps take {recent:.3g} s, before {usual:.3g} s: {cause} The result stays the same. {STOP_AND_GO_ON}")
+            self._told = True
+            fewer = f", faster beside a busy program with --set training.threads={self.threads - 1}"
+            say(
+                f"steps take {recent:.3g} s, before {usual:.3g} s: is another program busy, the machine hot, or on "
+                "battery? The training goes on, only slower. Ctrl-C keeps a checkpoint, "
+                "--resume_from_checkpoint goes on from it" + (f"{fewer}." if self.threads > 1 else ".")
+            )
 
 
 class WidenIntervals(TrainerCallback):
