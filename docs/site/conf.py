@@ -83,6 +83,19 @@ def unlink_folders(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)\)", text_alone, source[0])
 
 
+def link_modules(app: Sphinx, page: str, source: list[str]) -> None:
+    """Let API_REFERENCE's links to modules, which on GitHub show the source, lead to their place in the made pages."""
+    if page == "API_REFERENCE":
+        source[0] = re.sub(r"\]\(([\w/]+)\.py\)", lambda link: f"]({module_place(link[1])})", source[0])
+
+
+def module_place(path: str) -> str:
+    """Return where the made pages describe a module: page and heading (`data/documents` of a room is on its page)."""
+    parts = path.split("/")
+    name = {1: "pipeline", 2: "doors"}.get(len(parts)) or parts[1]
+    return f"{PAGES}/api/{name}.md#{''.join(parts)}"
+
+
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
     """Put the navigation into the home page, which on GitHub needs none."""
     if page == root_doc:
@@ -104,5 +117,6 @@ def setup(app: Sphinx) -> None:
     write_notebook_page(ROOT / "examples" / "first_hour.ipynb", ROOT / PAGES / "first_hour.md")
     app.add_lexer("mermaid", TextLexer)  # GitHub draws it; here it is text
     app.connect("source-read", unlink_folders)
+    app.connect("source-read", link_modules)
     app.connect("source-read", add_navigation)
     app.connect("build-finished", write_index)

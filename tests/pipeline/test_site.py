@@ -44,6 +44,15 @@ def test_the_site_builds_without_a_warning_and_its_pages_are_there(site: Path) -
 
 
 @pytest.mark.integration
+def test_the_api_reference_leads_to_the_made_pages(site: Path) -> None:
+    page = (site / "API_REFERENCE.html").read_text(encoding="utf-8")
+    links = set(re.findall(r'href="build/site-pages/api/(\w+)\.html#([\w-]+)"', page))
+    assert {("pipeline", "train"), ("doors", "babyllamaplugins"), ("data", "babyllamadatadocuments")} <= links
+    for name, heading in links:
+        assert f'id="{heading}"' in (site / f"build/site-pages/api/{name}.html").read_text(encoding="utf-8"), heading
+
+
+@pytest.mark.integration
 def test_every_public_name_is_on_its_rooms_page(site: Path) -> None:
     pages = {path.stem: path.read_text(encoding="utf-8") for path in (site / "build/site-pages/api").glob("*.html")}
     assert len(pages) > 10

@@ -48,19 +48,21 @@ def _subject(pick: Pick, gender: str) -> str:
 
 def agreement(pick: Pick) -> tuple[str, str]:
     """Return the dog runs / the dog run"""
-    many = pick((False, True))
-    base = pick(lex.INTRANSITIVE)
-    forms = (base, lex.INTRANSITIVE[base][0])
-    subject = f"the {_noun(pick)[many]}"
-    return f"{subject} {forms[not many]}.", f"{subject} {forms[many]}."
+    return _agreeing(pick, lambda many: f"the {_noun(pick)[many]}")
 
 
 def agreement_attractor(pick: Pick) -> tuple[str, str]:
     """Return the dog near the cats runs / the dog near the cats run"""
+    between = ("near", "behind", "beside")
+    return _agreeing(pick, lambda many: f"the {_noun(pick)[many]} {pick(between)} the {_noun(pick)[not many]}")
+
+
+def _agreeing(pick: Pick, subject_of: Callable[[bool], str]) -> tuple[str, str]:
+    """Return a subject of one number with the verb that agrees, and with the one that does not."""
     many = pick((False, True))
     base = pick(lex.INTRANSITIVE)
     forms = (base, lex.INTRANSITIVE[base][0])
-    subject = f"the {_noun(pick)[many]} {pick(('near', 'behind', 'beside'))} the {_noun(pick)[not many]}"
+    subject = subject_of(many)
     return f"{subject} {forms[not many]}.", f"{subject} {forms[many]}."
 
 
