@@ -7,6 +7,7 @@ root), so that they read the same on GitHub. Made for the site are the navigatio
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from api_pages import write_api_pages  # noqa: E402
+from api_pages import ROOT_FILES, write_api_pages  # noqa: E402
 from notebook_page import write_notebook_page  # noqa: E402
 
 import babyllama  # noqa: E402
@@ -84,16 +85,17 @@ def unlink_folders(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def link_modules(app: Sphinx, page: str, source: list[str]) -> None:
-    """Let API_REFERENCE's links to modules, which on GitHub show the source, lead to their place in the made pages."""
-    if page == "API_REFERENCE":
-        source[0] = re.sub(r"\]\(([\w/]+)\.py\)", lambda link: f"]({module_place(link[1])})", source[0])
+    """Let a link to a module, which on GitHub shows the source, lead to its place in the made pages."""
+    here = (ROOT / page).parent
 
+    def made(link: re.Match[str]) -> str:
+        parts = (here / link[1]).resolve().relative_to(ROOT).with_suffix("").parts
+        if parts[0] != "babyllama" and parts not in {(name,) for name in ROOT_FILES}:
+            return link[0]
+        name = {1: "pipeline", 2: "doors"}.get(len(parts)) or parts[1]  # headings are a module's dotted name
+        return f"]({os.path.relpath(ROOT / PAGES / 'api' / name, here)}.md#{''.join(parts)})"
 
-def module_place(path: str) -> str:
-    """Return where the made pages describe a module: page and heading (`data/documents` of a room is on its page)."""
-    parts = path.split("/")
-    name = {1: "pipeline", 2: "doors"}.get(len(parts)) or parts[1]
-    return f"{PAGES}/api/{name}.md#{''.join(parts)}"
+    source[0] = re.sub(r"\]\(([\w./]+\.py)\)", made, source[0])
 
 
 def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
