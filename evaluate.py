@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 TASKS = ("perplexity", "isolated_sentences", "minimal_pairs", "generation", "token_statistics", "completion", "speed")
 FLAT_TASKS = ("perplexity", "isolated_sentences")  # their figures stand in the results by themselves
-DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
 
 
 class ModelEvaluator:
@@ -76,7 +75,7 @@ class ModelEvaluator:
     ) -> None:
         from babyllama.common.glibc_memory import keep_freed_memory
         from babyllama.evaluation.log_probs import BATCH_TOKENS
-        from babyllama.evaluation.options import EvaluationOptions
+        from babyllama.evaluation.options import DEFAULT_WINDOW, EvaluationOptions
         from babyllama.models.loading import load_model, load_tokenizer_of
         from babyllama.models.runtime import resolve_device
         from babyllama.models.structure import positions_of

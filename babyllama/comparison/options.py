@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 
 from babyllama.common.command import add_debug_flag, seed_number, split_names
 from babyllama.common.errors import ConfigError
+from babyllama.config.run_layout import SWEEP, TRAINING_METRICS
 from babyllama.config.schema import Section
 from babyllama.config.yaml_reader import read_yaml
 
@@ -92,14 +93,14 @@ def _problem(error: ErrorDetails, source: str) -> str:
 
 def finished_runs(folder: str | Path = "models") -> list[Path]:
     """Return every finished run of an output folder."""
-    return sorted(path.parent for path in Path(folder).glob("*/training_metrics.json"))
+    return sorted(path.parent for path in Path(folder).glob(f"*/{TRAINING_METRICS}"))
 
 
 def run_folders(patterns: Sequence[str]) -> list[str | Path]:
     """Return the folders that names and globs stand for; a sweep's folder stands for its finished runs."""
     found: list[str | Path] = []
     for path in (path for pattern in patterns for path in (sorted(glob.glob(pattern)) or [pattern])):
-        found += finished_runs(path) if (Path(path) / "sweep.json").is_file() else [path]
+        found += finished_runs(path) if (Path(path) / SWEEP).is_file() else [path]
     return found
 
 

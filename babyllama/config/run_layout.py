@@ -26,6 +26,8 @@ HELD_OUT_TEXT, TEST_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "test.jsonl.gz", "t
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+CHECKPOINT_MANIFEST, TRAINER_STATE = "checkpoint_manifest.json", "trainer_state.json"  # files of each checkpoint
+SWEEP = "sweep.json"  # the plan in the folder of a sweep
 # Files of an evaluation
 EVALUATION_RESULTS = "evaluation_results.json"
 EVALUATION_ITEMS = "evaluation_items.jsonl.gz"

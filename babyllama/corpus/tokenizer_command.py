@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError, DataError
+from babyllama.config.run_layout import TRAINING_CONFIG
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
@@ -207,5 +208,5 @@ def config_of(given: str | None, path: Path) -> Config | None:
 
     if given is not None:
         return load_config(given)
-    file = path / "training_config.yaml"
+    file = path / TRAINING_CONFIG
     return load_config(file) if file.is_file() else None

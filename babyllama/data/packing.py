@@ -32,6 +32,7 @@ from babyllama.data.variation.layout import Layout, whole_documents
 from babyllama.data.variation.line_starts import LineStarts
 from babyllama.data.variation.mixing import mix_weights, mixed
 from babyllama.data.variation.segments import Segmenter
+from babyllama.models.fused_loss import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from babyllama.config.schema import Config
     from babyllama.data.prepared import PreparedData
 
-IGNORE = -100
 _ORDER = 2  # keeps the draws of an epoch's order apart from those of its offset
 
 

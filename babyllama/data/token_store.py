@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+BLOCK_TOKENS = 4_000_000  # gathered at a time: 32 MB an array
+
+
 @dataclass(frozen=True)
 class TokenSplit:
     """One split: all documents' tokens, each `<s> ... </s>`, one after another.

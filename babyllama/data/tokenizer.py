@@ -29,7 +29,7 @@ import regex
 
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
-from babyllama.config.run_layout import MODEL_CONFIG
+from babyllama.config.run_layout import MODEL_CONFIG, TOKENIZER_CONFIG
 from babyllama.data.words import is_unspaced, pieces
 from babyllama.models.loading import read_whole_texts
 
@@ -325,7 +325,7 @@ def _loader(path: Path) -> type[PreTrainedTokenizerBase] | type[AutoTokenizer]:
 
     AutoTokenizer would load the same, after importing torch and every model's configuration: 2.0 s instead of 0.5.
     """
-    names = path / "tokenizer_config.json"
+    names = path / TOKENIZER_CONFIG
     if names.is_file() and not (path / MODEL_CONFIG).exists():
         record = read_json(names)
         if record.get("tokenizer_class") in OWN_CLASSES and "auto_map" not in record:

@@ -26,8 +26,9 @@ import torch
 from babyllama.data.documents import Document
 from babyllama.data.words import TERMINATORS, sentences, word_starts, writes_unspaced
 from babyllama.evaluation.intervals import wilson
-from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 

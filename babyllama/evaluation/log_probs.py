@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 
-IGNORE = -100
 BLOCK_ROWS = 1024
 BATCH_TOKENS = 8192  # tokens of one forward pass; 4k to 16k are equally fast on 2 cores
 

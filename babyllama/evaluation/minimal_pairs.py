@@ -35,9 +35,10 @@ from babyllama.common.console import say
 from babyllama.common.errors import DataError
 from babyllama.data.formats.pairs import pair_files, pair_sets, parse_columns, read_items
 from babyllama.evaluation.intervals import wilson
-from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
+from babyllama.evaluation.log_probs import BATCH_TOKENS, sum_log_probs
 from babyllama.evaluation.pair_scoring import score_pairs, supports_pairs
 from babyllama.evaluation.perplexity import bos_id, encode_text
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.runtime import fast_low_precision
 
 if TYPE_CHECKING:
@@ -279,8 +280,7 @@ def screened_scores(
     exact: dict[int, tuple[float, float]] = {}
 
     def rescore(chosen: list[int]) -> None:
-        values = pair_scores(model, tokenizer, [texts[i] for i in chosen], **options)
-        exact.update(zip(chosen, values, strict=True))
+        exact.update(zip(chosen, pair_scores(model, tokenizer, [texts[i] for i in chosen], **options), strict=True))
 
     rescore(list(range(0, len(scores), max(1, len(scores) // CALIBRATION_PAIRS))))
     margins = scores[:, 0] - scores[:, 1]

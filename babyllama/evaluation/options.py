@@ -11,6 +11,8 @@ from babyllama.common.command import add_debug_flag, at_least, seed_number
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Section
 
+DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
+
 
 class EvaluationOptions(Section):
     """What is measured of a checkpoint, on which texts, how; `ModelEvaluator(folder, EvaluationOptions(window=64))`."""

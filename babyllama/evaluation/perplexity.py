@@ -30,7 +30,8 @@ from babyllama.common.errors import DataError
 from babyllama.config.schema import Config
 from babyllama.data.documents import Document
 from babyllama.evaluation.intervals import RESAMPLES, bootstrap_ratio
-from babyllama.evaluation.log_probs import BATCH_TOKENS, IGNORE, sum_log_probs
+from babyllama.evaluation.log_probs import BATCH_TOKENS, sum_log_probs
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import free_gpu_memory, is_out_of_memory
 from babyllama.models.loading import load_model
 

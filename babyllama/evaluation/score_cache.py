@@ -17,7 +17,7 @@ from typing import Any
 
 from babyllama.common.cache_folders import cache_home
 from babyllama.common.files import atomic_path, sha256_of, to_json
-from babyllama.config.run_layout import MODEL_CONFIG
+from babyllama.config.run_layout import GENERATION_CONFIG, MODEL_CONFIG
 from babyllama.plugins import loaded_sources
 
 # What makes a score, from the package's root: whole rooms, so that a new module needs no entry here.
@@ -33,7 +33,7 @@ SCORING_SOURCES = (
     ),
 )
 SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
-WEIGHT_FILES = ("*.safetensors", MODEL_CONFIG, "generation_config.json", "tokenizer*", "vocab*", "merges.txt")
+WEIGHT_FILES = ("*.safetensors", MODEL_CONFIG, GENERATION_CONFIG, "tokenizer*", "vocab*", "merges.txt")
 
 
 @lru_cache

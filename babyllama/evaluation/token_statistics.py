@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from babyllama.data.documents import Document
-from babyllama.evaluation.log_probs import IGNORE, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, encode_text, rolling_windows
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 

@@ -10,6 +10,7 @@ from typing import Any
 from babyllama.common.console import printable, say
 from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
+from babyllama.config.run_layout import REPORT
 from babyllama.pages.babylm_tables import babylm_tables
 from babyllama.pages.tables import DASH, TableData, print_tables
 
@@ -117,7 +118,7 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
         say()
         say(printable(sample["prompt"] + sample["completion"]))
     say()
-    say(f"everything is in {run_dir}; open {run_dir / 'report.html'}")
+    say(f"everything is in {run_dir}; open {run_dir / REPORT}")
     folder = shlex.quote(str(run_dir))
     say(f"next: {program()} generate {folder} --prompt 'Once upon a time'")
     say(f"      {program()} evaluate {folder} --minimal-pairs DIR_WITH_BLIMP")

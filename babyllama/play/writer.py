@@ -94,7 +94,7 @@ class Writer:
             CheckpointError: The folder cannot be loaded.
         """
         from babyllama.common.glibc_memory import keep_freed_memory
-        from babyllama.evaluation.surprisal.command import DEFAULT_WINDOW
+        from babyllama.evaluation.options import DEFAULT_WINDOW
         from babyllama.models.decoding.decoder import make_decoder
         from babyllama.models.loading import load_model, load_tokenizer_of, trained_length
         from babyllama.models.runtime import resolve_device

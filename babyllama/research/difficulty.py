@@ -30,7 +30,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.config.schema import CURRICULUM_DIFFICULTIES, Config
 from babyllama.data.documents import Document
 from babyllama.data.packing import PackedDataset
-from babyllama.data.token_store import TokenSplit
+from babyllama.data.token_store import BLOCK_TOKENS, TokenSplit
 from babyllama.data.words import TERMINATORS
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(places on disk (N,), documents (N,)) -> difficulty of each token (N,)."""
-BLOCK_TOKENS = 4_000_000  # gathered at a time: 32 MB an array
 _SENTENCE_END = regex.compile(rf"[{TERMINATORS}…][ \"'”’)\]»」』]*$")
 
 

@@ -31,8 +31,8 @@ from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json, write_text_atomic
 from babyllama.common.provenance import command_line, versions
 from babyllama.common.units import human_count, human_seconds
-from babyllama.config.run_layout import TRAINING_METRICS
-from babyllama.pages.tables import TableData
+from babyllama.config.run_layout import SWEEP, TRAINING_METRICS
+from babyllama.pages.tables import DASH, TableData
 from babyllama.research.sweep_names import value_text
 from babyllama.research.sweep_plan import Run, SweepPlan, check_extension
 from babyllama.training import checkpoints
@@ -40,9 +40,8 @@ from babyllama.training.run_folder import remove_run
 from babyllama.training.stop_signals import StopSignals
 
 SCHEMA_VERSION = 1
-PLAN, RESULTS, TABLE, BEST, LOGS = "sweep.json", "sweep_results.json", "sweep_results.csv", "best.yaml", "logs"
+RESULTS, TABLE, BEST, LOGS = "sweep_results.json", "sweep_results.csv", "best.yaml", "logs"
 PASSED_ON_AFTER = 1.0  # seconds in which the child shows that a signal reached it, too
-DASH = "–"
 OPTIMISTIC = (
     "the best of several recipes on the held-out text is an optimistic figure: score it on text that chose nothing"
 )
@@ -85,7 +84,7 @@ class Sweep:
             old = None
         elif old is None and any((self.folder / run.name).exists() for run in self.plan.runs):
             raise ConfigError(
-                f"{self.folder}: holds runs without a whole {PLAN}. Choose another --model-name, or replace them with "
+                f"{self.folder}: holds runs without a whole {SWEEP}. Choose another --model-name, or replace them with "
                 "--overwrite."
             )
         if old is not None:
@@ -98,7 +97,7 @@ class Sweep:
 
     def _old_plan(self) -> dict[str, Any] | None:
         try:
-            return dict(read_json(self.folder / PLAN))
+            return dict(read_json(self.folder / SWEEP))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -114,7 +113,7 @@ class Sweep:
             "runs": [asdict(run) for run in self.plan.runs],
             "failed": self.failed,
         }
-        write_json(self.folder / PLAN, facts)
+        write_json(self.folder / SWEEP, facts)
 
     def _clear(self, old: Mapping[str, Any] | None) -> None:
         """Remove the sweep's files and runs; for a folder that is not our run, remove_run raises ConfigError."""
@@ -122,7 +121,7 @@ class Sweep:
         for name in dict.fromkeys([*names, *(run.name for run in self.plan.runs)]):
             remove_run(self.folder / name)
             (self.folder / LOGS / f"{name}.log").unlink(missing_ok=True)
-        for name in (PLAN, RESULTS, TABLE, BEST):
+        for name in (SWEEP, RESULTS, TABLE, BEST):
             (self.folder / name).unlink(missing_ok=True)
 
     # Training

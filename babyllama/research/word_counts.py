@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from babyllama.data.packing import PackedDataset
-from babyllama.data.token_store import TokenSplit
+from babyllama.data.token_store import BLOCK_TOKENS, TokenSplit
 from babyllama.data.tokenizer import token_bytes
 from babyllama.data.variation.mixing import MixedDataset
 from babyllama.data.words import word_starts
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from babyllama.data.epoch_order import ChunkSet
-
-BLOCK_TOKENS = 4_000_000
 
 
 def word_begins(split: TokenSplit, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -18,9 +18,8 @@ from babyllama import __version__
 from babyllama.common.console import say, warn
 from babyllama.common.errors import CheckpointError
 from babyllama.common.files import NotWhole, check_files, read_manifest, seal
-from babyllama.config.run_layout import AVERAGES, MEANS
+from babyllama.config.run_layout import AVERAGES, CHECKPOINT_MANIFEST, MEANS
 
-MANIFEST = "checkpoint_manifest.json"
 MIN_KEPT = 2
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 LEFTOVER = re.compile(r"^checkpoint-\d+\.(?:deleting|incomplete|damaged)")
@@ -46,12 +45,12 @@ def commit(folder: Path, extra: dict[str, Any]) -> None:
         folder: `checkpoint-N` as the Trainer left it.
         extra: Kept in the manifest (the run's fingerprint and runtime).
     """
-    seal(folder, MANIFEST, {"babyllama": __version__, "step": step_of(folder), "extra": extra})
+    seal(folder, CHECKPOINT_MANIFEST, {"babyllama": __version__, "step": step_of(folder), "extra": extra})
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return read_manifest(folder, MANIFEST)
+        return read_manifest(folder, CHECKPOINT_MANIFEST)
     except NotWhole as problem:
         raise CheckpointError(str(problem)) from problem
 
@@ -102,7 +101,7 @@ def newest_complete(run_dir: Path) -> Path | None:
             verify(folder)
             return folder
         except CheckpointError as problem:
-            complete = (folder / MANIFEST).is_file()
+            complete = (folder / CHECKPOINT_MANIFEST).is_file()
             last_damage = problem if complete else last_damage
             _set_aside(folder, "damaged" if complete else "incomplete", problem)
     if last_damage is not None:
@@ -142,7 +141,7 @@ def rotate(run_dir: Path, limit: int, keep: Path | None = None) -> None:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint: manifest first, then a name that no one takes for a checkpoint, then the files."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
     doomed = folder.with_name(f"{folder.name}.deleting")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)

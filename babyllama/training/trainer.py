@@ -30,7 +30,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerStat
 from babyllama.common import distributed
 from babyllama.common.console import say
 from babyllama.common.errors import NumericError
-from babyllama.config.run_layout import WEIGHTS
+from babyllama.config.run_layout import TRAINER_STATE, WEIGHTS
 from babyllama.config.schema import Config
 from babyllama.data.epoch_order import EpochSampler
 from babyllama.data.packing import PackedDataset
@@ -254,7 +254,7 @@ class BabyTrainer(Trainer):
         Returns:
             Whether it was the last; model and state are then as at the end of the training.
         """
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         early = self.patience.decision(state.log_history) if self.patience else None
         if state.global_step < (early.total_steps if early else self.total_steps):
             return False

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from babyllama.data.documents import Document
-from babyllama.data.packing import IGNORE, PackedDataset
+from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit, open_split, write_split
 from babyllama.data.variation import input_noise
 from babyllama.data.variation.input_noise import InputNoise
 from babyllama.data.variation.line_starts import LineStarts
 from babyllama.data.variation.segments import Segmenter
+from babyllama.models.fused_loss import IGNORE
 from babyllama.research.word_counts import WordCounter
 
 STORY = "The little dog ran to the old house near the river. It saw a cat and two birds. The cat did not come down.\n"

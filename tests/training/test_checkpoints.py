@@ -15,6 +15,7 @@ from babyllama.common import disk_space
 from babyllama.common.errors import CheckpointError, ConfigError, DiskError
 from babyllama.common.files import write_json
 from babyllama.config.fingerprint import check_resume, differences, training_fingerprint
+from babyllama.config.run_layout import CHECKPOINT_MANIFEST
 from babyllama.config.schema import Config
 from babyllama.training import checkpoints
 from babyllama.training.folder_lock import run_lock
@@ -41,7 +42,7 @@ def test_a_committed_checkpoint_is_whole_and_remembers_its_run(tmp_path: Path) -
     assert checkpoints.manifest_extra(folder) == {"fingerprint": {"a": 1}}
 
 
-@pytest.mark.parametrize("name", [*FILES, checkpoints.MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, CHECKPOINT_MANIFEST])
 @pytest.mark.parametrize("fault", ["missing", "truncated", "flipped"])
 def test_every_fault_of_every_file_is_seen_and_the_older_one_used(
     tmp_path: Path, name: str, fault: str, capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from babyllama.common.records import bare_name, kind_of
 from babyllama.config.run_layout import (
+    CHECKPOINT_MANIFEST,
     EVALUATION_ITEMS,
     EVALUATION_RESULTS,
     RUN_FINGERPRINT,
@@ -34,7 +35,7 @@ READABLE = (*TEXT, *RECORDS, CHAT)
 VALIDATION = {"dev", "valid", "validation", "val"}
 PAPERS = {"readme", "license", "licence", "changelog", "citation", "notice", "copying", "authors", "contributing"}
 OURS = {EVALUATION_RESULTS, EVALUATION_ITEMS, SAMPLES, TRAINING_LOG, WANDB_ID}
-RUN_MARKS = (RUN_FINGERPRINT, TRAINING_METRICS, "checkpoint_manifest.json")
+RUN_MARKS = (RUN_FINGERPRINT, TRAINING_METRICS, CHECKPOINT_MANIFEST)
 LEFT_NAMES = 3  # files named in a line about more of them
 
 

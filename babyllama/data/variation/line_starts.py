@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from babyllama.data.token_store import TokenSplit
+from babyllama.data.token_store import BLOCK_TOKENS, TokenSplit
 from babyllama.data.tokenizer import token_bytes
 from babyllama.data.variation.layout import Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-BLOCK_TOKENS = 4_000_000
 FILLED = (0.5, 0.6, 0.7, 0.8, 0.9)  # least share of a chunk that is filled where it ends at a line; then lines are cut
 SPARE = 0.005
 

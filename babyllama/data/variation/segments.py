@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import regex
 
-from babyllama.data.token_store import TokenSplit
+from babyllama.data.token_store import BLOCK_TOKENS, TokenSplit
 from babyllama.data.tokenizer import token_bytes
 from babyllama.data.variation.layout import Pieces
 from babyllama.data.words import TERMINATORS
@@ -28,7 +28,6 @@ from babyllama.data.words import TERMINATORS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BLOCK_TOKENS = 4_000_000
 _ENDS = regex.compile(rf"[{TERMINATORS}][\p{{Pe}}\p{{Pf}}\"'*_]*$")
 _PURPOSE = 3  # keeps these draws apart from the order's and the offset's, which have the same seed and epoch
 

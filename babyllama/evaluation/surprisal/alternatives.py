@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from babyllama.common.errors import ConfigError
-from babyllama.evaluation.log_probs import BLOCK_ROWS, IGNORE
+from babyllama.evaluation.log_probs import BLOCK_ROWS
 from babyllama.evaluation.perplexity import bos_id, rolling_windows
 from babyllama.evaluation.surprisal.scores import BITS, encode_exactly
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import full_float32
 
 if TYPE_CHECKING:

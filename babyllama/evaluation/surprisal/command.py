@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.records import ROWS, kind_of, read_rows, require_column
+from babyllama.evaluation.options import DEFAULT_WINDOW
 
 if TYPE_CHECKING:
     from babyllama.evaluation.surprisal.scores import TextSurprisal, Unit
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 LEVELS = ("token", "word", "region", "text")
 COLUMNS = ("run", "row", "level", "number", "unit", "start", "end", "tokens", "bits", "bits_corrected", "length")
 FREQUENCY = ("count", "per_million")
-DEFAULT_WINDOW = 1024  # of a foreign model that does not say how many positions it has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,8 +32,9 @@ from torch import Tensor
 
 from babyllama.common.errors import ConfigError
 from babyllama.data.words import word_spans, writes_unspaced
-from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, IGNORE, batches_by_length, pad_right
+from babyllama.evaluation.log_probs import BATCH_TOKENS, BLOCK_ROWS, batches_by_length, pad_right
 from babyllama.evaluation.perplexity import bos_id, rolling_windows
+from babyllama.models.fused_loss import IGNORE
 from babyllama.models.gpu import full_float32
 from babyllama.models.structure import backbone_and_head
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.config.fingerprint import differences
+from babyllama.config.run_layout import CHECKPOINT_MANIFEST
 from babyllama.training import checkpoints
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def trunk_folder(config: Config) -> Path | None:
     if config.training.decay_from is None:
         return None
     folder = Path(config.training.decay_from).expanduser().resolve()
-    if checkpoints.step_of(folder) < 1 or not (folder / checkpoints.MANIFEST).is_file():
+    if checkpoints.step_of(folder) < 1 or not (folder / CHECKPOINT_MANIFEST).is_file():
         raise CheckpointError(f"training.decay_from: {folder}: not a whole checkpoint folder (checkpoint-N of a run)")
     return folder
 
@@ -52,7 +53,7 @@ def cooldown_fingerprint(config: Config) -> dict[str, Any]:
     folder = trunk_folder(config)
     if folder is None:
         return {}
-    content = hashlib.sha256((folder / checkpoints.MANIFEST).read_bytes()).hexdigest()
+    content = hashlib.sha256((folder / CHECKPOINT_MANIFEST).read_bytes()).hexdigest()
     return {"the trunk's checkpoint": content}
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from babyllama.config.schema import DataConfig
-
-IGNORE = -100
+from babyllama.models.fused_loss import IGNORE
 
 
 def short_steps(data: DataConfig, total_steps: int) -> int:

@@ -26,6 +26,7 @@ from babyllama.common.disk_space import checkpoint_bytes
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.common.units import human_seconds
+from babyllama.config.run_layout import TRAINER_STATE
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.training.arguments import count_steps
 from babyllama.training.optim import build_optimizer
@@ -293,7 +294,7 @@ def _progress(checkpoint: Path | None) -> tuple[int, float]:
     """Steps and seconds of training behind a checkpoint."""
     if checkpoint is None:
         return 0, 0.0
-    state = read_json(checkpoint / "trainer_state.json")
+    state = read_json(checkpoint / TRAINER_STATE)
     return state["global_step"], max((entry.get("seconds", 0.0) for entry in state["log_history"]), default=0.0)
 
 
