@@ -75,11 +75,13 @@ def navigation() -> str:
 
 
 def unlink_folders(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leave only the text of a link to a folder, which GitHub shows and a site does not have."""
+    """Leave only the text of a link to a folder or to Markdown that is no page: GitHub shows them, the site cannot."""
     here = (ROOT / page).parent
 
     def text_alone(link: re.Match[str]) -> str:
-        return link[1] if (here / link[2]).is_dir() else link[0]
+        target = (here / link[2]).resolve()
+        is_page = target.parent == ROOT or ROOT / "docs" in target.parents
+        return link[1] if target.is_dir() or (target.suffix == ".md" and not is_page) else link[0]
 
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)\)", text_alone, source[0])
 
