@@ -29,7 +29,7 @@ project, author, release = "BabyLlama", "BabyLlama maintainers", babyllama.__ver
 copyright = "2026, BabyLlama maintainers"
 extensions = ["myst_parser"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**.md", "build/site-pages/**.md"]
+include_patterns = ["*.md", "docs/**.md", "examples/**.md", "build/site-pages/**.md"]
 exclude_patterns = ["build/site"]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 4
@@ -49,6 +49,7 @@ NAVIGATION = {
     "Your text": [
         "docs/corpus",
         "docs/tokenizers",
+        "docs/languages",
         "docs/large_corpora",
         "docs/surprisal",
         "docs/minimal_pairs",
@@ -61,10 +62,13 @@ NAVIGATION = {
 
 
 def navigation() -> str:
-    """Return the tables of contents: the pages named above that are there, then every other page of docs/."""
+    """Return the tables of contents: the pages named above that are there, then every other page of docs/ and
+    examples/.
+    """
     written = {name: [page for page in pages if (ROOT / f"{page}.md").is_file()] for name, pages in NAVIGATION.items()}
     named = {page for pages in written.values() for page in pages}
-    files = sorted((ROOT / "docs").rglob("*.md"), key=lambda path: (path.stem != "README", path))
+    files = [path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.md")]
+    files.sort(key=lambda path: (path.stem != "README", path))
     others = [path.relative_to(ROOT).with_suffix("").as_posix() for path in files]
     written["Behind it"] += [page for page in others if page not in named]
     trees = []

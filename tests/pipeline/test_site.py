@@ -35,7 +35,7 @@ def _public_names(path: Path) -> list[str]:
 @pytest.mark.integration
 def test_the_site_builds_without_a_warning_and_its_pages_are_there(site: Path) -> None:
     home = (site / "README.html").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").rglob("*.md"):
+    for page in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]:
         name = page.relative_to(ROOT).with_suffix(".html").as_posix()
         assert (site / name).is_file()
         assert name in home, "every page is in the navigation"
