@@ -360,6 +360,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare several runs with statistics; 1 where a folder could not be compared."""
+    from babyllama.common.disk_space import check_output_folder
     from babyllama.comparison.options import config_of, finished_runs, run_folders
     from babyllama.pages.comparison_tables import all_tables
     from babyllama.pages.tables import print_tables, render
@@ -367,6 +368,7 @@ def run(args: argparse.Namespace) -> int:
 
     # What is compared.
     config = config_of(args)
+    check_output_folder(Path(args.output).expanduser())
     load_plugins(args.plugin)
     chosen = run_folders(config.checkpoints) or finished_runs()
     if not chosen:

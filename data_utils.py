@@ -8,7 +8,7 @@
 
 `prepare_dataset` gives a `datasets.DatasetDict` of chunks for a loop of your own; the training itself uses `prepare`,
 whose memory-mapped tokens feed `babyllama.data.packing.PackedDataset`. The result is cached under a key made of the
-files' content, the cleaners' version and the tokenizer; a second run starts in about a second.
+files' content, the tokenizer and the code that reads and cleans; a second run starts in about a second.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from babyllama.data.prepared import PreparedData, cleaner_names, document_notes,
 from babyllama.data.splits import at_most_words, bounded_share
 from babyllama.data.text_shards import HELD, TEST, TRAIN
 from babyllama.data.token_build import build_splits
-from babyllama.data.token_store import TokenSplit, open_split, write_split
+from babyllama.data.token_store import TokenSplit, open_split, reading_code, write_split
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -275,7 +275,7 @@ class DataProcessor:
         with cache_lock(cache, split), clearing_up(cache, split):
             tokenizer = self.train_or_load_tokenizer(cache, split)
             fingerprint = content_key(split, tokenizer_fingerprint(tokenizer))
-            folder = cache / "tokens" / fingerprint
+            folder = cache / "tokens" / content_key(fingerprint, reading_code())
             meta = read_store(folder)
             from_cache = meta is not None
             if meta is None:
@@ -297,7 +297,7 @@ class DataProcessor:
             notes=[
                 *self.notes,
                 *sources.left_out(self.data.train_path, own_eval=self.data.eval_path is None),
-                *document_notes(meta["rules"]),
+                *document_notes(meta["rules"], meta["inner_marks"]),
             ],
             source_nats=self._source_nats(),
             from_cache=from_cache,
@@ -312,7 +312,7 @@ class DataProcessor:
             with transfer("tokenizing", size) as seen:
                 build_splits(temporary, pieces, text.selections(), tokenizer, text.processes, seen)
             self._check_sizes(open_split(temporary, "train"), open_split(temporary, "valid"))
-            meta = seal_store(temporary, {"rules": text.rules})
+            meta = seal_store(temporary, {"rules": text.rules, "inner_marks": text.inner_marks})
         remember_large(folder, meta)
         self._text = None
         return meta

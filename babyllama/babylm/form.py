@@ -14,7 +14,7 @@ from babyllama.babylm.tree import COLLATED, Tree
 from babyllama.common.files import read_json, write_json, write_text_atomic
 from babyllama.common.units import human_count
 from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_METRICS
-from babyllama.training.word_ledger import LEDGER
+from babyllama.training.word_ledger import LEDGER, OWN_TEXT
 
 FORM = "submission_form"
 OPEN = "TO FILL IN"
@@ -118,9 +118,14 @@ def _text(ledger: dict[str, Any] | None) -> dict[str, Any]:
         "data size (million words)": round(words / 1e6, 3),
         "words seen": ledger["words_seen"],
         "teachers": teachers,
-        "tokenizer": f"byte-level BPE, trained on {ledger['tokenizer']['text']}",
+        "tokenizer": f"{_tokenizer_kind(ledger)}, trained on {ledger['tokenizer']['text']}",
         "preprocessing": "cleaning by domain, documents joined and cut to the trained length",
     }
+
+
+def _tokenizer_kind(ledger: dict[str, Any]) -> str:
+    """Name the kind of a tokenizer: ours is known, a given one is not."""
+    return "byte-level BPE" if ledger["tokenizer"]["text"] == OWN_TEXT else "a given tokenizer"
 
 
 def write_form(tree: Tree) -> Path:

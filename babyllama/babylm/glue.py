@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.babylm.data_folder import DataFolder, TaskData
 from babyllama.babylm.rules import Rules, Task
+from babyllama.babylm.score import scoring_code
 from babyllama.babylm.tasks import finetuning
 from babyllama.babylm.tasks.finetuning import FineTuned, Recipe
 from babyllama.babylm.tree import MAIN, Tree, fingerprint
@@ -100,7 +101,7 @@ def fine_tune_all(
 
 
 def _key(content: str, source: TaskData, recipe: Recipe, seeds: Sequence[int]) -> str:
-    return fingerprint(content, source.digest(), asdict(recipe), list(seeds))
+    return fingerprint(content, source.digest(), asdict(recipe), list(seeds), scoring_code())
 
 
 def _is_done(tree: Tree, task: Task, key: str) -> bool:

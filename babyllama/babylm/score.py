@@ -45,9 +45,12 @@ class Job:
 
 @cache
 def scoring_code() -> str:
-    """Return SHA-256 of the modules that make predictions: results of other code are not kept."""
+    """Return SHA-256 of what makes predictions: results of other code, libraries or plugins are not kept."""
+    from babyllama.evaluation.score_cache import scoring_version
+
     folder = Path(__file__).resolve().parent / "tasks"
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+    sources = b"\0".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return hashlib.sha256(sources + scoring_version().encode()).hexdigest()
 
 
 def wanted_tasks(rules: Rules, names: str | None) -> set[str]:

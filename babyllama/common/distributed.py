@@ -45,10 +45,17 @@ class FailedElsewhere(BabyLlamaError):
         self.exit_code = exit_code
 
 
+# What accelerate reads of the environment and `accelerate launch` or another program may have left there: it would
+# decide on precision, compiling, device and sharding, which are the configuration's. One such variable changed weights.
+LAUNCHER_PREFIX = "ACCELERATE_"
+LAUNCHER_NOTHING = {"", "0", "1", "no", "false", "none"}
+
+
 def settle_environment() -> None:
     """Read what a launcher left in the environment, before anything else does.
 
-    A RANK without a WORLD_SIZE is a leftover of another program: a single process ignores it and says so.
+    A RANK without a WORLD_SIZE is a leftover of another program: a single process ignores it and says so. So does it
+    with accelerate's own variables.
 
     Raises:
         ConfigError: A value is no number.
@@ -60,6 +67,10 @@ def settle_environment() -> None:
             raise ConfigError(f"{name}={value!r} in the environment is no number: unset {name}, or start with torchrun")
     if os.environ.get("WORLD_SIZE", "").strip():
         return
+    left = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith(LAUNCHER_PREFIX)}
+    told = " ".join(f"{name}={value}" for name, value in left.items() if value.strip().lower() not in LAUNCHER_NOTHING)
+    if told:
+        print(f"{told} in the environment: ignored, the configuration decides (--set training.KEY=)", file=sys.stderr)
     found = {name: value for name in names if (value := os.environ.pop(name, "")).strip()}
     if any(int(value) for value in found.values()):
         told = " ".join(f"{name}={value}" for name, value in found.items())

@@ -27,6 +27,7 @@ from babyllama.data.documents import Document
 from babyllama.data.held_out.rule import SplitRule
 from babyllama.data.splits import part_document
 from babyllama.data.text_shards import HELD, SHARD_CHARACTERS, TEST, TRAIN, UNUSED, Selection, TextShards
+from babyllama.data.token_store import reading_code
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -123,6 +124,11 @@ class CorpusText:
         """Domain -> rule by which documents were told apart."""
         return {**self.train.rules, **self.valid.rules}
 
+    @property
+    def inner_marks(self) -> int:
+        """Marks between documents that stand inside lines of both splits, counted."""
+        return self.train.inner_marks + (self.valid.inner_marks if self.valid is not self.train else 0)
+
     def selections(self) -> list[Selection]:
         """Return the documents of `train` and `valid`."""
         return [Selection("train", self.train, TRAIN), Selection("valid", self.valid, HELD)]
@@ -204,7 +210,7 @@ def sample_step(total_bytes: int) -> int:
 
 def held_out_folder(cache: Path, split_fingerprint: str, *, test: bool = False) -> Path:
     """Return where the held-out documents of a text are kept, or those that are set aside as a test."""
-    return cache / "held_out" / content_key(split_fingerprint, *["test"] * test)
+    return cache / "held_out" / content_key(split_fingerprint, reading_code(), *["test"] * test)
 
 
 def keep_held_out(text: CorpusText, cache: Path, split_fingerprint: str, *, test: bool) -> None:
@@ -230,7 +236,7 @@ def kept_held_out(
 
 def unfinished(cache: Path, split_fingerprint: str) -> Path:
     """Return where the parts of a text's preparation wait for the rest, also after a kill."""
-    return cache / "unfinished" / content_key(split_fingerprint, SHARD_CHARACTERS)
+    return cache / "unfinished" / content_key(split_fingerprint, reading_code(), SHARD_CHARACTERS)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import marshal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +21,8 @@ from babyllama.common.files import Building, read_json, write_text_atomic
 from babyllama.config.run_layout import TRAINING_METRICS
 from babyllama.config.schema import DataConfig
 from babyllama.data import sources
-from babyllama.data.documents import Document, explain_rule
-from babyllama.data.token_store import TokenSplit, document_hashes
+from babyllama.data.documents import END_OF_TEXT, Document, explain_rule
+from babyllama.data.token_store import TokenSplit, document_hashes, reading_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -91,8 +93,23 @@ class PreparedData:
 
 
 def cleaner_names(cleaners: dict[str, Any]) -> list[str]:
-    """Return what tells one set of cleaning rules from another: domain and function of each."""
-    return sorted(f"{name}:{getattr(cleaner, '__qualname__', cleaner)}" for name, cleaner in cleaners.items())
+    """Return what tells one set of cleaning rules from another: domain and function, a user's own by its source."""
+    return sorted(
+        f"{name}:{getattr(cleaner, '__qualname__', type(cleaner).__qualname__)}{_own_source(cleaner)}"
+        for name, cleaner in cleaners.items()
+    )
+
+
+def _own_source(cleaner: object) -> str:
+    """SHA-256 of the file that a cleaner of the user's own stands in, or of its code; nothing for one of ours."""
+    module = getattr(cleaner, "__module__", None) or type(cleaner).__module__
+    if module.split(".")[0] == "babyllama":
+        return ""
+    code = getattr(cleaner, "__code__", None) or getattr(type(cleaner).__call__, "__code__", None)
+    path = Path(code.co_filename) if code is not None else Path()
+    if path.is_file():
+        return ":" + hashlib.sha256(path.read_bytes()).hexdigest()
+    return ":" + hashlib.sha256(marshal.dumps(code) if code is not None else repr(cleaner).encode()).hexdigest()
 
 
 def path_content(path: str, split: str, cache: Path, data: DataConfig) -> list[Any]:
@@ -110,12 +127,19 @@ def path_content(path: str, split: str, cache: Path, data: DataConfig) -> list[A
     return [(f.name, file_hash(f, cache / "hashes")) for f in sources.find_files(path, split, path_key(split))]
 
 
-def document_notes(rules: dict[str, str]) -> list[str]:
+def document_notes(rules: dict[str, str], inner_marks: int = 0) -> list[str]:
     """Say how documents are told apart: a line a domain, or a line a rule where there are many domains.
 
     Args:
         rules: Domain -> rule.
+        inner_marks: Marks between documents that stand inside lines, counted.
     """
+    if inner_marks:
+        told = (
+            f"{inner_marks:,} times {END_OF_TEXT} stands inside a line: there it is text, which the model learns to "
+            f"write. On lines of their own they part documents: sed 's/{END_OF_TEXT}/\\n&\\n/g'"
+        )
+        return [*document_notes(rules), told]
     if len(rules) <= MOST_DOMAIN_LINES:
         return [f"documents of {domain}: {explain_rule(rule)}" for domain, rule in rules.items()]
     counts = Counter(rules.values())
@@ -164,7 +188,8 @@ def find_tokenizer(
         return tokenizer, [f"tokenizer: {path} was trained on other text than this run's"] if foreign else []
 
     # The text's own, from the cache or trained now.
-    folder = cache / "tokenizers" / content_key(split, data.vocab_size, *["prefix space"] * data.prefix_space)
+    prefix = ["prefix space"] * data.prefix_space
+    folder = cache / "tokenizers" / content_key(split, reading_code(), data.vocab_size, *prefix)
     if read_store(folder) is not None:
         tokenizer = load_tokenizer(folder)
     else:

@@ -25,7 +25,7 @@ import numpy as np
 
 from babyllama.common.files import crc32_of, read_json, write_json
 from babyllama.common.process_pool import ordered_map
-from babyllama.data.documents import Document
+from babyllama.data.documents import END_OF_TEXT, Document
 from babyllama.data.words import count_words
 
 SHARD_CHARACTERS = 2_000_000  # enough for a worker's second, small beside a corpus
@@ -47,6 +47,7 @@ class ShardIndex:
         domains: Names of the domains.
         sources: Names of the files.
         raw_bytes: What was read for it.
+        inner_marks: Marks between documents that stand inside lines.
     """
 
     number: int
@@ -57,6 +58,7 @@ class ShardIndex:
     domains: list[str]
     sources: list[str]
     raw_bytes: int
+    inner_marks: int
 
 
 def in_batches(raw: Iterable[tuple[Document, bool]]) -> Iterator[Batch]:
@@ -70,6 +72,9 @@ def in_batches(raw: Iterable[tuple[Document, bool]]) -> Iterator[Batch]:
             number, batch, size = number + 1, [], 0
     if batch:
         yield number, batch
+
+
+FACTS = ("domains", "sources", "raw_bytes", "inner_marks")
 
 
 class TextShards:
@@ -172,6 +177,11 @@ class TextShards:
         return sum(int(getattr(self.indexes[number], what)[wanted].sum()) for number, wanted in self.marked(mark))
 
     @property
+    def inner_marks(self) -> int:
+        """Marks between documents that stand inside lines, where they part nothing, counted."""
+        return sum(index.inner_marks for index in self.indexes)
+
+    @property
     def words(self) -> np.ndarray:
         """(D,) words of all documents."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *(index.words for index in self.indexes)])
@@ -210,7 +220,7 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
     sizes, words, domain_ids, source_ids = [], [], [], []
     domains: dict[str, int] = {}
     sources: dict[str, int] = {}
-    raw_bytes = checksum = 0
+    raw_bytes = checksum = inner_marks = 0
     text_file = folder / f"{number:06d}.text"
     # The text, and each document's size, words, domain and source.
     with text_file.open("wb") as handle:
@@ -224,12 +234,13 @@ def write_shard(folder: Path, number: int, documents: list[Raw], clean: Callable
             checksum = zlib.crc32(stored, checksum)
             sizes.append(len(stored))
             words.append(count_words(cleaned))
+            inner_marks += cleaned.count(END_OF_TEXT)
             domain_ids.append(domains.setdefault(domain, len(domains)))
             source_ids.append(sources.setdefault(source, len(sources)))
     # The index last: a shard without a fitting one is made again.
     numbers = {"bytes": sizes, "words": words, "domain_ids": domain_ids, "source_ids": source_ids}
     arrays = {name: np.array(values, dtype=np.int64) for name, values in numbers.items()}
-    facts = {"domains": list(domains), "sources": list(sources), "raw_bytes": raw_bytes}
+    facts = {"domains": list(domains), "sources": list(sources), "raw_bytes": raw_bytes, "inner_marks": inner_marks}
     write_facts(folder / f"{number:06d}.npz", {**facts, "crc32": checksum, "size": sum(sizes)}, arrays)
     return ShardIndex(number, **arrays, **facts)  # type: ignore[arg-type]
 
@@ -240,9 +251,7 @@ def read_index(folder: Path, number: int) -> ShardIndex | None:
     if read is None:
         return None
     facts, arrays = read
-    return ShardIndex(
-        number, **arrays, domains=facts["domains"], sources=facts["sources"], raw_bytes=facts["raw_bytes"]
-    )
+    return ShardIndex(number, **arrays, **{name: facts[name] for name in FACTS})
 
 
 def write_facts(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,8 @@
-"""Tokens on disk, memory-mapped, under a name that is their content's: a cache that cannot go stale.
+"""Tokens on disk, memory-mapped, under a name made of all that they depend on.
+
+The name covers the files' content, the keys that decide on cleaning and splitting, the tokenizer, the source of the
+code that reads (`reading_code`) and of a user's own cleaners, and the libraries' versions:
+tests/data/test_cache_key.py changes each.
 
 A folder `<cache>/<key>/` holds one split's joined documents (`train.tokens`, uint16 where the vocabulary fits, else
 uint32) with an index (`train.npz`: where each document starts, its bytes, words and domain), and `store.json`, which
@@ -14,6 +18,8 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +34,18 @@ if TYPE_CHECKING:
 
 
 BLOCK_TOKENS = 4_000_000  # gathered at a time: 32 MB an array
+READING_SOURCES = ("data/**/*.py", "data/languages/*", "../data_utils.py", "app/data_utils.py")
+READING_LIBRARIES = ("tokenizers", "transformers", "regex", "pyarrow", "numpy")
+
+
+@cache
+def reading_code() -> str:
+    """Return SHA-256 of the source that makes tokens of files, and of the versions of the libraries that it uses."""
+    package = Path(__file__).resolve().parents[1]
+    files = sorted({path for pattern in READING_SOURCES for path in package.glob(pattern) if path.is_file()})
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    digest.update(repr([(name, metadata.version(name)) for name in READING_LIBRARIES]).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

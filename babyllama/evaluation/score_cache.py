@@ -22,7 +22,7 @@ from babyllama.plugins import loaded_sources
 
 # What makes a score, from the package's root: whole rooms, so that a new module needs no entry here.
 SCORING_SOURCES = (
-    *("evaluation/*.py", "data/*.py", "data/synthetic/*.py", "data/languages/*", "models/*.py", "common/scripts.py"),
+    *("evaluation/**/*.py", "data/**/*.py", "data/languages/*", "models/**/*.py", "common/scripts.py"),
     *(
         "../evaluate.py",
         "../benchmark.py",
@@ -32,8 +32,11 @@ SCORING_SOURCES = (
         "app/data_utils.py",
     ),
 )
-SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
-WEIGHT_FILES = ("*.safetensors", MODEL_CONFIG, GENERATION_CONFIG, "tokenizer*", "vocab*", "merges.txt")
+SCORING_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "regex", "scipy")
+WEIGHT_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG, GENERATION_CONFIG, "tokenizer*", "vocab*"),
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
+)
 
 
 @lru_cache

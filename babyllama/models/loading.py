@@ -79,7 +79,7 @@ def run_config_of(folder: Path) -> Config | None:
         except ConfigError:
             if (place / RUN_FINGERPRINT).is_file() or (place / TRAINING_METRICS).is_file():
                 raise
-            _tell(f"{path}: not a configuration of ours, left aside")
+            tell_once(f"{path}: not a configuration of ours, left aside")
             return None
     return None
 
@@ -96,7 +96,7 @@ def plugins_of(folder: Path) -> list[str]:
     return config.plugins if config is not None else []
 
 
-def _tell(line: str) -> None:
+def tell_once(line: str) -> None:
     """Say a line once a process."""
     if line not in _TOLD:
         _TOLD.add(line)
@@ -215,7 +215,7 @@ def read_whole_texts(tokenizer: PreTrainedTokenizerBase, place: str | Path) -> P
         found.append("BPE dropout")
         backend.model.dropout = None
     if found:
-        _tell(f"{place}: its tokenizer asks for {', '.join(found)}: switched off")
+        tell_once(f"{place}: its tokenizer asks for {', '.join(found)}: switched off")
     return tokenizer
 
 

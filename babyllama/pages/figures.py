@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.files import atomic_path
 from babyllama.config.run_layout import EVALUATION_PLOTS
 from babyllama.pages.fonts import use_fonts
+from babyllama.pages.tables import largest_domains
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -225,8 +226,9 @@ def calibration(curve: Sequence[dict[str, float]]) -> str:
 
 
 def domain_rows(results: dict[str, Any]) -> list[tuple[str, float, Sequence[float] | None]]:
-    """Return domains with bits per byte and interval, lowest first."""
-    domains = [(n, f) for n, f in results.get("domains", {}).items() if f.get("bits_per_byte") is not None]
+    """Return the largest domains with bits per byte and interval, lowest first."""
+    kept, _ = largest_domains(results.get("domains", {}))
+    domains = [(n, f) for n, f in kept.items() if f.get("bits_per_byte") is not None]
     return [
         (n, f["bits_per_byte"], f.get("bits_per_byte_ci"))
         for n, f in sorted(domains, key=lambda d: d[1]["bits_per_byte"])

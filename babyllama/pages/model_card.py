@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Config) -> di
         "parameters": human_count(metrics["num_parameters"]),
         "vocab_size": model["vocab_size"],
         # Where it comes from, and how it was computed and scored.
-        "origin": _origin(config),
+        "origin": origin_of(config.model.init_from, config.distillation.teachers if config.distillation else ()),
         "tokenizer": _tokenizer(config),
         "time": human_seconds(metrics["train_seconds"]),
         "precision": metrics["runtime"]["precision"],
@@ -104,13 +105,18 @@ def _facts(metrics: dict[str, Any], model: dict[str, Any], config: Config) -> di
     }
 
 
-def _origin(config: Config) -> str:
-    """Where the weights come from: random numbers, another checkpoint; and the teachers."""
-    start = config.model.init_from
-    words = "trained from scratch" if start is None else f"trained on from the checkpoint `{Path(start).name}`"
-    if config.distillation and config.distillation.teachers:
-        words += f" and from the teachers {', '.join(f'`{Path(path).name}`' for path in config.distillation.teachers)}"
-    return words
+def origin_of(init_from: str | None, teachers: Sequence[str] = ()) -> str:
+    """Say where weights come from: random numbers or another checkpoint; and the teachers.
+
+    Args:
+        init_from: The checkpoint that a run began with.
+        teachers: Folders of the teachers.
+
+    >>> origin_of(None), origin_of("models/base", ["models/large"])
+    ('trained from scratch', 'trained on from the checkpoint base and from the teachers large')
+    """
+    words = "trained from scratch" if init_from is None else f"trained on from the checkpoint {Path(init_from).name}"
+    return words + (f" and from the teachers {', '.join(Path(path).name for path in teachers)}" if teachers else "")
 
 
 def _tokenizer(config: Config) -> str:

@@ -29,6 +29,8 @@ from babyllama.config.run_layout import (
 )
 from babyllama.pages import figures as plots
 from babyllama.pages.babylm_tables import babylm_tables
+from babyllama.pages.model_card import origin_of
+from babyllama.pages.tables import largest_domains
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -163,6 +165,8 @@ def render(
             results=results,
             metrics=metrics,
             tiles=live.tiles if live and not metrics else tiles(results, metrics),
+            origin=_origin(metrics),
+            domains=largest_domains(results.get("domains") or {}),
             overfit=overfitting_note(metrics),
             live=live,
             clock=live.clock() if live else {},
@@ -179,6 +183,13 @@ def render(
         )
     )
     return printable(page)  # names of files and paradigms may hold control codes, too
+
+
+def _origin(metrics: dict[str, Any]) -> str:
+    """Where a run's weights come from, by its ledger."""
+    ledger = metrics.get("ledger") or {}
+    start = (ledger.get("init_from") or {}).get("path")
+    return origin_of(start, [teacher["path"] for teacher in ledger.get("teachers") or []])
 
 
 KNOWN = {

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from babyllama.common.console import cell as column
 
 DASH = "–"
+
+
+MOST_DOMAINS = 40  # rows of a table or figure; a corpus of 1,500 files has as many domains
+
+
+def largest_domains(domains: Mapping[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], str]:
+    """Return the domains with the most tokens, at most MOST_DOMAINS, and a line about the others.
+
+    Args:
+        domains: Domain -> its figures.
+
+    >>> largest_domains({"a": {"total_tokens": 1}})
+    ({'a': {'total_tokens': 1}}, '')
+    """
+    if len(domains) <= MOST_DOMAINS:
+        return dict(domains), ""
+    kept = sorted(domains, key=lambda name: -(domains[name].get("total_tokens") or 0))[:MOST_DOMAINS]
+    left = f"{len(domains) - MOST_DOMAINS:,} domains with less text are left out here; evaluation_results.json has all"
+    return {name: figures for name, figures in domains.items() if name in kept}, left
 
 
 @dataclass(frozen=True)

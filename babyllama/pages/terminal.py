@@ -12,7 +12,7 @@ from babyllama.common.provenance import program
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.config.run_layout import REPORT
 from babyllama.pages.babylm_tables import babylm_tables
-from babyllama.pages.tables import DASH, TableData, print_tables
+from babyllama.pages.tables import DASH, TableData, largest_domains, print_tables
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -54,9 +54,11 @@ def print_results(results: dict[str, Any]) -> None:
 
 def _domain_table(results: dict[str, Any]) -> TableData:
     """Return the held-out text's figures by domain, the total last."""
-    rows = [_domain_row(name, figures) for name, figures in sorted(results["domains"].items())]
+    kept, left = largest_domains(results["domains"])
+    rows = [_domain_row(name, figures) for name, figures in sorted(kept.items())]
     head = ("domain", "bits per byte", "95% interval", "perplexity", "documents")
     title = "test text" if results.get("eval_data") == "the run's test set" else "held-out text"
+    title += f" ({left})" if left else ""
     return TableData(title, head, (*rows, _domain_row("total", results)))
 
 

@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     gguf_model.check_supported(model.config)
     bpe = gguf_tokenizer.read_bpe(tokenizer)
     target = target_path(folder, args.output, args.quantize)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    disk_space.check_output_file(target, _is_export)
     expected = int(model.num_parameters() * BITS[args.quantize] / 8)
     disk_space.check_space(target.parent, expected, "the GGUF file", "choose another --output")
     # 2. write under a temporary name, read back, compare, and only then give it its name
     window = trained_length(folder) or model.config.max_position_embeddings
     with atomic_path(target) as temporary:
-        facts = {"name": run_name(folder), "description": "Trained from scratch with BabyLlama"}
+        facts = {"name": run_name(folder), "description": _description(folder)}
         written = gguf_model.write_gguf(model, bpe, temporary, args.quantize, facts)
         if not args.no_check:
             found = gguf_check.compare(gguf_check.open_reader(temporary, model), model, tokenizer, window)
@@ -75,6 +75,24 @@ def run(args: argparse.Namespace) -> int:
     say(f"trained on {window} tokens at a time: llama-cli -m {target} -c {window} -p 'Once upon a time'")
     say(f"Ollama: ollama create {run_name(folder).lower()} -f {target.parent / MODELFILE}")
     return 0
+
+
+def _description(folder: Path) -> str:
+    """Say where a checkpoint comes from, as far as its folder tells."""
+    from babyllama.models.loading import run_config_of
+    from babyllama.pages.model_card import origin_of
+
+    config = run_config_of(folder)
+    if config is None:
+        return "Exported with BabyLlama"
+    teachers = config.distillation.teachers if config.distillation else ()
+    origin = origin_of(config.model.init_from, teachers)
+    return f"{origin[0].upper()}{origin[1:]}, with BabyLlama"
+
+
+def _is_export(head: bytes) -> bool:
+    """Whether a file begins as the GGUF files of this command do."""
+    return head.startswith(b"GGUF") and b"BabyLlama" in head
 
 
 def target_path(folder: Path, output: str | None, quantization: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from babyllama.comparison import differences, paired_tests, seed_tests
 from babyllama.comparison.paired_tests import compare_choices, compare_documents, compare_shares, holm, sign_permutation
 from babyllama.comparison.seed_tests import compare_seeds, label_permutation
 from babyllama.evaluation import consistency
+from babyllama.evaluation.intervals import bootstrap_ratio
 
 
 @pytest.mark.parametrize("module", [paired_tests, seed_tests, differences, consistency], ids=lambda m: m.__name__)
@@ -160,3 +162,17 @@ def test_shares_by_hand_and_their_two_ways_to_p() -> None:
     many, few = compare_shares(a, b), sign_permutation(a - b)
     assert many.p_value == pytest.approx(few, abs=0.01)
     assert compare_shares(a, a).p_value == 1.0
+
+
+def test_one_paraphrase_pair_has_no_unrelated_one(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    pairs = [("The dog ran to the", "To the house the dog ran: the")]
+    figures, items = consistency.consistency(tiny_llama, tiny_tokenizer, window=32, pairs=pairs)
+    assert (figures["consistency"], figures["unrelated_divergence"], figures["num_pairs"]) == (None, None, 1)
+    assert 0 < figures["paraphrase_divergence"] < 1
+    assert len(items) == 1
+
+
+def test_a_document_without_tokens_leaves_an_interval_a_number() -> None:
+    """One of the draws may hold nothing but that document: it is left out, and so is no interval nan."""
+    low, high = bootstrap_ratio(np.array([3.0, 0.0]), np.array([2.0, 0.0]))
+    assert (low, high) == (1.5, 1.5)

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from babyllama.common.errors import CheckpointError, ConfigError
+from babyllama.data.documents import Document
 from babyllama.data.tokenizer import encode_documents, load_tokenizer
+from babyllama.evaluation.perplexity import tell_lost_text
+from babyllama.models.decoding.decoder import make_decoder, slower_because
 from babyllama.models.loading import load_model, load_tokenizer_of
 from babyllama.models.structure import positions_of, require_causal, sees_later_tokens
 
@@ -118,3 +121,36 @@ def test_positions_have_many_names(kind: str, settings: dict[str, int], position
         config = getattr(transformers, kind)(**settings)
 
     assert positions_of(Model()) == positions
+
+
+BLANK_IN_FRONT = {"type": "Prepend", "prepend": " "}
+
+
+@pytest.mark.parametrize(("change", "lost"), [({"type": "Lowercase"}, 3), (None, 0), (BLANK_IN_FRONT, 0)])
+def test_a_tokenizer_that_loses_text_is_told(
+    tiny_run: Path, tmp_path: Path, change: Any, lost: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bits per byte of what a lower-casing tokenizer leaves over are not those of the text; blanks are forgiven."""
+    folder = Path(shutil.copytree(tiny_run, tmp_path / "m"))
+    edit_tokenizer(folder, normalizer=change)
+    documents = [Document(f"The old Man {n} read <s> and é.", "d") for n in range(3)]
+    assert tell_lost_text(load_tokenizer_of(folder), documents) == lost
+    assert ("does not give back 3 of 3 documents" in capsys.readouterr().out) == bool(lost)
+
+
+@pytest.mark.parametrize("kind", ["Rwkv", "Mamba"])
+def test_a_model_without_keys_and_values_writes(kind: str) -> None:
+    """Its state is not transformers' cache: texts of unequal length are read anew for each token, and each as alone."""
+    import transformers
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    decoder = make_decoder(model, 24)
+    rows = [[1, 5, 9, 7], [1, 3]]
+    both = torch.stack([decoder.begin(rows), decoder.extend([4, 8])])
+    for number, row in enumerate(([*rows[0], 4], [*rows[1], 8])):
+        with torch.inference_mode():
+            alone = model(torch.tensor([row])).logits[0]
+        torch.testing.assert_close(both[:, number], alone[-2:].float(), atol=1e-5, rtol=1e-5)
+    assert slower_because(decoder) is not None

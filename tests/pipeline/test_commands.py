@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import main
-from babyllama.common.errors import ConfigError
+from babyllama.common.errors import BabyLlamaError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,3 +49,53 @@ def test_no_commands_flags_load_what_only_its_work_needs() -> None:
 def test_flags_in_front_of_a_command_are_not_lost_in_silence() -> None:
     with pytest.raises(ConfigError, match="train: a command comes first"):
         main.main(["--lr", "1e-3", "train"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--config", "llama-10M", "--train-path", "a.txt", "--train-path", "b.txt"],
+        ["train", "--config", "llama-10M", "--lr", "1e-3", "--lr", "1e-4"],
+        ["prepare", "--babylm-10m", "a", "--babylm-10m", "b"],
+        ["export", "RUN", "--gguf", "--output", "a.gguf", "--output", "b.gguf"],
+    ],
+)
+def test_a_flag_given_twice_never_drops_its_first_value(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main.main(argv)
+    assert "given twice, and the last would win" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"]])
+def test_a_pattern_that_the_shell_expanded_names_the_form_that_works(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for path in paths:
+        path.write_text("text", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        main.main([*command, "--config", "llama-10M", "--train-path", *map(str, paths)])
+    assert "a pattern in quotes, 'texts/*.txt'" in capsys.readouterr().err
+
+
+def test_values_that_add_up_are_all_taken() -> None:
+    parser, _ = main.build_parser()
+    args = parser.parse_args(["evaluate", "RUN", "--eval-data", "a", "--eval-data", "b", "c"])
+    assert args.eval_data == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [("surprisal", ["RUN", "stimuli.csv", "--output"]), ("benchmark", ["RUN", "--output"])],
+)
+def test_an_output_that_cannot_be_is_told_before_anything_is_loaded(
+    command: str, flag: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RUN does not exist: what is told first is what is looked at first."""
+    (tmp_path / "stimuli.csv").write_text("text\nThe dog ran.\n", encoding="utf-8")
+    (tmp_path / "note.txt").write_text("mine", encoding="utf-8")
+    flag = [str(tmp_path / part) if part == "stimuli.csv" else part for part in flag]
+    for target in ("note.txt/below/x.csv", "stimuli.csv"):
+        with pytest.raises(BabyLlamaError, match=r"--output"):
+            main.main([command, *flag, str(tmp_path / target)])
+    assert (tmp_path / "stimuli.csv").read_text(encoding="utf-8").startswith("text\nThe dog")

@@ -77,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
     contexts = [str(row[args.context] or "") for row, _ in rows] if args.context else None
     counts = word_counts(Path(args.frequencies).expanduser()) if args.frequencies else None
 
+    from babyllama.common.disk_space import check_output_file
     from babyllama.common.files import write_text_atomic
     from babyllama.plugins import load_plugins
 
+    check_output_file(output, _is_table, [Path(args.stimuli).expanduser()])
     load_plugins(args.plugin)
     # A table whose first columns are the user's own.
     table = io.StringIO()
@@ -98,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     write_text_atomic(output, table.getvalue())
     say(f"written: {output}")
     return 0
+
+
+def _is_table(head: bytes) -> bool:
+    """Whether a file begins with the header of this command's tables."""
+    first = head.split(b"\n", 1)[0].decode("utf-8", "replace")
+    return any(sign.join(COLUMNS) in first for sign in ",\t")
 
 
 def _levels(by: str, mark: str | None) -> list[str]:

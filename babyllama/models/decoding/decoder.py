@@ -10,6 +10,7 @@ Texts are padded on the left, so that the newest token of all of them stands in 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -102,6 +103,43 @@ class TransformersDecoder:
         )
         self._cache = output.past_key_values
         return output.logits[:, -1].float()
+
+
+class RereadingDecoder:
+    """Decode a model whose cache is not transformers' keys and values (RWKV, Mamba): whole texts are read each time."""
+
+    def __init__(self, model: PreTrainedModel, context_length: int) -> None:
+        """Wrap a model.
+
+        Args:
+            model: A causal language model in evaluation mode.
+            context_length: Number of tokens that a text may have.
+        """
+        self.model, self.context_length, self.length = model, context_length, 0
+        self.device = next(model.parameters()).device
+        self._rows: list[list[int]] = []
+
+    def fresh(self) -> RereadingDecoder:
+        """Return a decoder of the same model with texts of its own."""
+        return RereadingDecoder(self.model, self.context_length)
+
+    def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Read whole texts and return the (B, V) logits behind each."""
+        self._rows = [list(row) for row in rows]
+        return self._read()
+
+    def extend(self, tokens: Sequence[int]) -> Tensor:
+        """Read one more token of each text and return the (B, V) logits behind it."""
+        self._rows = [[*row, token] for row, token in zip(self._rows, tokens, strict=True)]
+        return self._read()
+
+    @torch.inference_mode()
+    def _read(self) -> Tensor:
+        self.length = max(map(len, self._rows))
+        filled = [row + [0] * (self.length - len(row)) for row in self._rows]  # behind a text: nothing looks there
+        logits = self.model(input_ids=torch.tensor(filled, device=self.device), use_cache=False).logits
+        last = torch.tensor([len(row) - 1 for row in self._rows], device=self.device)
+        return logits[torch.arange(len(last), device=self.device), last].float()
 
 
 class LeanDecoder:
@@ -226,6 +264,8 @@ def make_decoder(model: PreTrainedModel, context_length: int) -> Decoder:
         model: A causal language model in evaluation mode.
         context_length: Number of tokens that a text may have.
     """
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return RereadingDecoder(model, context_length)
     parts = take_apart(model, context_length)
     if parts is None:
         return TransformersDecoder(model, context_length)
@@ -239,7 +279,7 @@ def make_decoder(model: PreTrainedModel, context_length: int) -> Decoder:
 
 def slower_because(decoder: Decoder) -> str | None:
     """Return a line that says why a decoder is not the lean one, None where it is."""
-    if not isinstance(decoder, TransformersDecoder):
+    if not isinstance(decoder, TransformersDecoder | RereadingDecoder):
         return None
     return f"{type(decoder.model).__name__} has no lean decoding step: generation runs at the speed of Transformers"
 

@@ -1,0 +1,72 @@
+"""Results are kept by task, and a plugin's task that raises costs its own result only."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from babyllama import plugins
+from babyllama.evaluation.results.files import mark_measured, write_results
+from babyllama.evaluation.results.tasks import run_tasks
+
+RAISES = """
+from babyllama.plugins import register_task
+
+
+def broken(evaluator, options):
+    return {}["x"]
+
+
+register_task("broken", broken)
+"""
+
+
+def results(weights: str, **figures: Any) -> dict[str, Any]:
+    found = {"weights": weights, "command": " ".join(figures), "created": "now", **figures}
+    mark_measured(found, {task: [task] for task in figures})
+    return found
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    found = json.loads((folder / "evaluation_results.json").read_text(encoding="utf-8"))
+    lines = gzip.decompress((folder / "evaluation_items.jsonl.gz").read_bytes()).decode().splitlines()
+    return found, [json.loads(line)["task"] for line in lines]
+
+
+def test_an_earlier_task_stays_until_it_is_measured_again_or_the_weights_change(tmp_path: Path) -> None:
+    target = tmp_path / "evaluation_results.json"
+    write_results(results("a", minimal_pairs={"accuracy": 0.6}), [{"task": "minimal_pairs"}] * 2, target)
+    write_results(results("a", completion={"accuracy": 0.1}), [{"task": "completion"}], target)
+    found, items = read(tmp_path)
+    assert (found["minimal_pairs"]["accuracy"], found["completion"]["accuracy"]) == (0.6, 0.1)
+    assert [found["measured"][task]["command"] for task in ("minimal_pairs", "completion")] == [
+        *("minimal_pairs", "completion")
+    ]
+    assert items == ["minimal_pairs", "minimal_pairs", "completion"]
+    write_results(results("a", minimal_pairs={"accuracy": 0.7}), [{"task": "minimal_pairs"}], target)
+    found, items = read(tmp_path)
+    assert (found["minimal_pairs"]["accuracy"], items) == (0.7, ["completion", "minimal_pairs"])
+    write_results(results("b", completion={"accuracy": 0.2}), [{"task": "completion"}], target)
+    found, items = read(tmp_path)
+    assert "minimal_pairs" not in found
+    assert items == ["completion"]
+
+
+def test_a_plugin_s_task_that_raises_names_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(RAISES, encoding="utf-8")
+    plugins.load_plugins([tmp_path / "mine.py"])
+    try:
+        found: dict[str, Any] = {"weights": "a"}
+        own = {"completion": lambda: {"accuracy": 0.5}}
+        call = dict.fromkeys(("flat",), ())
+        failed = run_tasks(found, ["broken", "completion"], own, lambda task: task(None, {}), asked=True, **call)
+    finally:
+        del plugins.TASKS["broken"]
+    assert failed == ["broken"]
+    assert found["completion"] == {"accuracy": 0.5}
+    said = capsys.readouterr().err
+    assert f"error: broken: plugins: {tmp_path / 'mine.py'}:6: task broken failed: KeyError: 'x'" in said
