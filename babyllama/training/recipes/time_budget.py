@@ -50,7 +50,7 @@ MARGIN = (
 DISK_RATE = 2e8  # bytes a second of a checkpoint with its checksums: 0.6 s for a 10M model's 116 MB
 # Of a quick start that does not train the whole epoch: seconds of the command around its minutes of training, those of
 # them that scoring and samples take after it (16 at 1.2 s a step, quiet), points of the held-out curve and checkpoints.
-AROUND, AFTERWARDS, POINTS = 45.0, 20.0, 4
+AROUND, AFTERWARDS, POINTS = 50.0, 20.0, 4
 FEWEST_TOKENS = 400_000  # of the quick start: a choice; 453k tokens gave 84% of the pairs (docs/experiments.md)
 
 
