@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -61,10 +60,12 @@ def test_the_wheel_holds_one_package_and_every_preset(installed: Path) -> None:
 
 @pytest.mark.integration
 def test_the_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
+    before = os.times()
     version = _python(tmp_path, installed, "-m", "babyllama", "--version")
     assert version.stdout == f"babyllama {__version__}\n"
-    assert time.monotonic() - started < 5, "0.1 s; the bound is for a busy machine"
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert seconds < 1, "of computing, 0.22 on a Zen 4: the answer comes before torch could be loaded"
     help_text = _python(tmp_path, installed, "-m", "babyllama", "--help").stdout
     assert "usage: babyllama [-h]" in help_text
     assert "babyllama COMMAND --help" in help_text
