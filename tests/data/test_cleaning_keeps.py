@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,22 @@ ABOUT = (
     "Silence [silence is golden, says {}] fell.",
 )
 SENTENCES = [pattern.format(who) for pattern, who in product(ABOUT, WHO)]
+STAY = Path(__file__).with_name("sentences_that_stay.txt")
+_DOMAINS = re.compile(r"# ([a-z_]+(?:, [a-z_]+)*)")
+
+
+def real_sentences() -> list[tuple[str, str]]:
+    """Each sentence of the list with each of the domains whose cleaners might take it for something else."""
+    found, domains = [], []
+    for line in STAY.read_text(encoding="utf-8").splitlines():
+        head = _DOMAINS.fullmatch(line)
+        if head:
+            domains = head[1].split(", ")
+        else:
+            found += [(domain, line) for domain in domains]
+    return found
+
+
 CREDITS = (
     "Subtitles by Explosiveskull",
     "Translated by: John Smith",
@@ -45,6 +63,17 @@ SOUNDS = ("(Music)", "[Applause]", "(laughter and applause)", "[music playing]",
 
 def test_there_are_two_hundred_sentences() -> None:
     assert len(set(SENTENCES)) == 200
+    assert len({sentence for _, sentence in real_sentences()}) == 200
+
+
+def test_two_hundred_real_sentences_stay_as_they_are() -> None:
+    """They look like credits, sounds, codes, time stamps, titles, italics and tags; among credits they stay, too."""
+    registry = create_cleaner_registry()
+    assert [pair for pair in real_sentences() if registry[pair[0]](pair[1]) != pair[1]] == []
+    for domain in ("qed", "open_subtitles"):
+        sentences = [sentence for name, sentence in real_sentences() if name == domain]
+        mixed = [line for n, sentence in enumerate(sentences) for line in (CREDITS[n % len(CREDITS)], sentence)]
+        assert registry[domain]("\n".join(mixed)).split("\n") == sentences
 
 
 @pytest.mark.parametrize("domain", ["qed", "open_subtitles", "bnc_spoken", "switchboard"])

@@ -77,9 +77,15 @@ def test_every_word_is_trained_on_or_held_out_or_told(seed: int, tmp_path: Path)
         (tmp_path / "corpus" / "always.txt").rename(tmp_path / "corpus" / "always.train")
         words[tmp_path / "corpus" / "always.train"] = words.pop(tmp_path / "corpus" / "always.txt")
     processor = DataProcessor(
-        DataConfig(train_path=str(tmp_path / "corpus"), holdout=generator.choice([0.05, 0.3, 0.4]))
+        DataConfig(
+            train_path=str(tmp_path / "corpus"),
+            holdout=generator.choice([0.05, 0.3, 0.4]),
+            test=generator.choice([0.0, 0.0, 0.1]),
+        )
     )
     trained, held = list(processor.train_documents()), processor.held_out_documents()
+    if processor.data.test:  # set aside: never trained on, never held out
+        held += processor.held_out_documents(test=True)
     left = left_files(tmp_path / "corpus")
 
     def is_word(word: str) -> bool:
