@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.command import add_debug_flag, at_least
@@ -100,7 +101,9 @@ def run(args: argparse.Namespace, prepare: Callable[[Any], Any] | None = None) -
         return _check(args, rules, track, prepare)
     from babyllama.babylm.data_folder import DataFolder
     from babyllama.babylm.tree import Tree, model_name
+    from babyllama.common.disk_space import check_output_folder
 
+    check_output_folder(Path(args.output).expanduser())
     tree, data = Tree(args.output, args.run, rules, track), DataFolder(args.data, rules)
     if model_name(tree.run) != tree.run.name:
         say(f"{tree.run.name}: its results go to {tree.root}: the challenge's scripts cut a name at its last dot")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from babyllama.common.disk_space import check_output_folder
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import atomic_path, to_json
 from babyllama.common.records import bare_name
@@ -31,6 +32,21 @@ def to_remove(found: Survey, reasons: list[str]) -> dict[int, dict[str, Any]]:
     return chosen
 
 
+def check_folder(folder: Path) -> None:
+    """See, before the text is read, that a folder may take the clean text.
+
+    Args:
+        folder: The folder; may not exist, or must be empty or of an earlier such call.
+
+    Raises:
+        ConfigError: It holds something else.
+        DiskError: It cannot be made or written.
+    """
+    check_output_folder(folder, "--write")
+    if any(folder.iterdir()) and not (folder / REMOVED).is_file():
+        raise ConfigError(f"--write {folder}: it holds files that are not from here; choose an empty or a new folder")
+
+
 def write_clean(found: Survey, folder: Path, reasons: list[str]) -> dict[str, Any]:
     """Write the documents that stay, a file for each file, and `removed.jsonl`.
 
@@ -48,8 +64,7 @@ def write_clean(found: Survey, folder: Path, reasons: list[str]) -> dict[str, An
     Raises:
         ConfigError: The folder holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / REMOVED).is_file():
-        raise ConfigError(f"--write {folder}: it holds files that are not from here; choose an empty or a new folder")
+    check_folder(folder)
     # What goes, and why.
     chosen = to_remove(found, reasons)
     names = document_names(found)

@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look through the text, say the main figures, write page and JSON, and the clean text where it is asked for."""
+    from babyllama.common.disk_space import check_output_folder
     from babyllama.common.files import write_json
     from babyllama.common.process_pool import worker_count
-    from babyllama.corpus.cleaning import REASONS, write_clean
+    from babyllama.corpus.cleaning import REASONS, check_folder, write_clean
     from babyllama.corpus.survey import survey
     from babyllama.data.sources import total_bytes
     from babyllama.pages.corpus_page import write_corpus_page
@@ -55,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"corpus {args.path}: only files are looked through (main.py synthetic writes the embedded text)"
         )
+    check_output_folder(Path(args.output).expanduser())
+    if args.write:
+        check_folder(Path(args.write).expanduser())
     # Look through the text, and clean it where that is asked for.
     with transfer("looking through the text", total_bytes(args.path, "train")) as seen:
         found = survey(

@@ -65,7 +65,15 @@ def run(args: argparse.Namespace, training_documents: Callable[[str], Iterable[D
         args: Parsed flags of `add_arguments`.
         training_documents: Function from a path to the cleaned documents that a training on it would see.
     """
-    return train(args, training_documents) if args.action == "train" else inspect_tokenizers(args)
+    from babyllama.common.disk_space import check_output_folder
+
+    folder = Path(args.output).expanduser()
+    check_output_folder(folder)
+    if args.action != "train":
+        return inspect_tokenizers(args)
+    if (folder / "tokenizer.json").exists():
+        say(f"{args.output}: the tokenizer that is there will be replaced")
+    return train(args, training_documents)
 
 
 def train(args: argparse.Namespace, training_documents: Callable[[str], Iterable[Document]]) -> int:

@@ -86,7 +86,13 @@ def test_values_that_add_up_are_all_taken() -> None:
 
 @pytest.mark.parametrize(
     ("command", "flag"),
-    [("surprisal", ["RUN", "stimuli.csv", "--output"]), ("benchmark", ["RUN", "--output"])],
+    [
+        ("surprisal", ["RUN", "stimuli.csv", "--output"]),
+        ("benchmark", ["RUN", "--output"]),
+        ("corpus", ["texts", "--output"]),
+        ("tokenizer", ["train", "--train-path", "texts", "--output"]),
+        ("tokenizer", ["inspect", "RUN", "--text", "texts", "--output"]),
+    ],
 )
 def test_an_output_that_cannot_be_is_told_before_anything_is_loaded(
     command: str, flag: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
