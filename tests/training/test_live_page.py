@@ -180,6 +180,7 @@ def _page(tmp_path: Path, tiny_llama: Any, tiny_tokenizer: Any, write: Any = Non
         accelerator=SimpleNamespace(unwrap_model=lambda model: model),
         clock=SimpleNamespace(training_seconds=lambda: 1.0, disturb=lambda: None),
         best=SimpleNamespace(best_step=None),
+        patience=None,
         epoch_words=100,
     )
     config = SimpleNamespace(
