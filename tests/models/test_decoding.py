@@ -124,6 +124,30 @@ def test_unknown_architecture_runs_on_transformers_and_says_so(tiny_llama: Any) 
     assert slower_because(make_decoder(tiny_llama, 16)) is None
 
 
+def test_every_class_is_asked_for_its_cache_by_the_name_it_knows(tiny_llama: Any) -> None:
+    """Transformers 5.24 names it `cache`; Mamba's state has that name, too, and is no cache of keys and values."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    class Wrapped(type(tiny_llama)):  # type: ignore[misc]
+        """Passes on whatever it is given."""
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    class Plain(torch.nn.Module):
+        """A plugin's module without any cache."""
+
+        def forward(self, input_ids: Tensor, **_: Any) -> Tensor:
+            return input_ids
+
+    assert decoders.cache_argument(tiny_llama) in {"cache", "past_key_values"}
+    assert decoders.cache_argument(Wrapped(tiny_llama.config)) == decoders.cache_argument(tiny_llama)
+    assert decoders.cache_argument(Plain()) is None
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)).eval()
+    assert decoders.cache_argument(mamba) is None
+    assert isinstance(make_decoder(mamba, 16), decoders.RereadingDecoder)
+
+
 def test_a_model_that_was_changed_by_hand_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The class alone proves nothing: a layer with a hook of the user's computes something else."""
     model = MODELS["llama"]()

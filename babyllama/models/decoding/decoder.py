@@ -57,6 +57,24 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple
     return ids, torch.arange(width, device=device) >= missing[:, None]
 
 
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """Return the name under which a model's forward takes keys and values; None where it keeps another state.
+
+    Transformers 5.24 calls it `cache` and warns of the older name; Mamba's and RWKV's state is under either name, too,
+    and their classes say so.
+    """
+    if getattr(model, "_is_stateful", False):
+        return None
+    for forward in (model.forward, *(kind.forward for kind in type(model).__mro__ if "forward" in vars(kind))):
+        parameters = inspect.signature(forward).parameters
+        for name in ("past_key_values", "cache"):
+            if name in parameters:
+                return name
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return None  # nothing is passed on to the class below
+    return None
+
+
 class TransformersDecoder:
     """Decode with the model's own forward and Transformers' cache."""
 
@@ -69,6 +87,7 @@ class TransformersDecoder:
         """
         self.model, self.context_length, self.length = model, context_length, 0
         self.device = next(model.parameters()).device
+        self._name = cache_argument(model) or "past_key_values"
         self._cache: Any = None
         self._mask = torch.empty(0)
 
@@ -98,8 +117,8 @@ class TransformersDecoder:
             input_ids=ids,
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._name: self._cache},
         )
         self._cache = output.past_key_values
         return output.logits[:, -1].float()
@@ -264,7 +283,7 @@ def make_decoder(model: PreTrainedModel, context_length: int) -> Decoder:
         model: A causal language model in evaluation mode.
         context_length: Number of tokens that a text may have.
     """
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if cache_argument(model) is None:
         return RereadingDecoder(model, context_length)
     parts = take_apart(model, context_length)
     if parts is None:

@@ -67,7 +67,7 @@ class Sampling:
                 [penalize(torch.tensor([c]), row[None]) for c, row in zip(contexts, logits, strict=True)]
             )
         if self.temperature == 0:
-            return logits.argmax(dim=1).tolist()
+            return logits.numpy().argmax(axis=1).tolist()  # 16 x 16,000: 18 us; torch's takes 219
         # The k likeliest, best first; the filters behind keep the best, so they see all that they need.
         values, tokens = logits.topk(min(self.top_k or logits.shape[1], logits.shape[1]), dim=1)
         values = values / self.temperature
