@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.config.schema import Config
@@ -26,6 +27,10 @@ gguf = pytest.importorskip("gguf", reason="the optional package gguf is not inst
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 32
 needs_llama_cpp = pytest.mark.skipif(not llama_cpp.is_installed(), reason="llama.cpp (package xllamacpp) is not there")
+reads_our_tokens = pytest.mark.skipif(
+    tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 24),
+    reason="transformers 5.17 cuts a GGUF file's texts into other tokens than 5.24 (versions between: not tried)",
+)
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {"type": "Llama"},
     "llama tied": {"type": "Llama", "tie_word_embeddings": True},
@@ -113,6 +118,7 @@ def test_a_tokenizer_of_real_text_cuts_odd_text_alike(tiny_llama: Any, tiny_toke
 
 @pytest.mark.parametrize("kind", ["llama tied", "llama grouped heads", "gpt2"])
 @pytest.mark.parametrize("quantization", ["f32", "f16", "q8_0", "q4_0"])
+@reads_our_tokens
 def test_transformers_reads_it_back(kind: str, quantization: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
     model = _model(kind, tiny_tokenizer)
     path = _write(model, tiny_tokenizer, tmp_path / "x.gguf", quantization)
@@ -176,6 +182,7 @@ def test_a_foreign_tokenizer_of_another_kind_is_refused(test_data: Path) -> None
         read_bpe(load_tokenizer_of(test_data / "checkpoints/stories260K-hf"))
 
 
+@reads_our_tokens
 def test_a_wrong_file_is_refused(tiny_tokenizer: Any, tmp_path: Path) -> None:
     """Weights of another seed under the same names: the comparison must see it."""
     import torch

@@ -128,9 +128,10 @@ def test_epochs_repeat_the_text_with_a_line(
 class TestQuickStart:
     """The embedded corpus within a few minutes on any machine."""
 
-    def fixed(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Config:
+    def fixed(self, monkeypatch: pytest.MonkeyPatch, seconds: float, waited: float = 0.0) -> Config:
         times = StepTimes(step=seconds, evaluation=0.0, save=0.0)
         monkeypatch.setattr(time_budget, "rehearse", lambda *_, **__: times)
+        monkeypatch.setattr(time_budget, "seconds_since_start", lambda: waited)
         config = config_from_dict(
             {
                 "model": {"type": "Llama"},
@@ -161,8 +162,9 @@ class TestQuickStart:
 
     def test_what_the_command_has_taken_before_is_taken_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 4 min 50 s for the whole command 60 s are over, and 20 are kept for the scores."""
-        monkeypatch.setattr(time_budget, "seconds_since_start", lambda: 60.0)
-        assert self.fixed(monkeypatch, 1.2).training.max_steps == int((290 - 60 - 20) / (1.2 * time_budget.MARGIN))
+        assert self.fixed(monkeypatch, 1.2, waited=60.0).training.max_steps == int(
+            (290 - 60 - 20) / (1.2 * time_budget.MARGIN)
+        )
 
     def test_a_resume_keeps_the_number_and_the_intervals(self, monkeypatch: pytest.MonkeyPatch) -> None:
         shortened = self.fixed(monkeypatch, 1.6)

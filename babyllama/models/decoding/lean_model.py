@@ -252,7 +252,11 @@ def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
     order = [*range(0, turned, 2), *rest[: len(rest) // 2], *range(1, turned, 2), *rest[len(rest) // 2 :]]
     rows = torch.cat([torch.tensor(order) + head_size * head for head in range(config.n_head)])
     embedding = backbone.wte.weight.detach()
-    sines, cosines = backbone.rotary_emb(embedding, torch.arange(length, device=embedding.device)[None])
+    if hasattr(backbone, "rotary_emb"):
+        sines, cosines = backbone.rotary_emb(embedding, torch.arange(length, device=embedding.device)[None])
+    else:  # transformers 5.17: a table in each layer
+        table = backbone.h[0].attn.embed_positions[None, :length].to(embedding.device, embedding.dtype)
+        sines, cosines = table.chunk(2, dim=-1)
     flat = torch.zeros(length, len(rest) // 2, device=embedding.device)
     sines, cosines = torch.cat((sines[0], flat), dim=1), torch.cat((cosines[0], flat + 1), dim=1)
     rotation = _signed(torch.cat((cosines, cosines), dim=1), torch.cat((sines, sines), dim=1))
@@ -265,9 +269,8 @@ def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
         query, key = attention.q_proj.weight[turned_rows], attention.k_proj.weight[turned_rows]
         qkv = Matrix(torch.cat((query, key, attention.v_proj.weight)).detach().t())
         feed_forward = _plain_mlp(_linear(mlp.fc_in), mlp.act, _linear(mlp.fc_out))
-        layers.append(
-            LeanLayer(_layer_norm(block.ln_1), qkv, _linear(attention.out_proj), None, feed_forward, attention.scaling)
-        )
+        scaling = getattr(attention, "scaling", head_size**-0.5)  # transformers 5.17 divides by the root
+        layers.append(LeanLayer(_layer_norm(block.ln_1), qkv, _linear(attention.out_proj), None, feed_forward, scaling))
     heads = config.n_head
     final, head = _layer_norm(backbone.ln_f), Matrix(*_joined([model.lm_head]))
     return LeanModel(embedding, None, rotation, layers, final, head, heads, heads, head_size)
