@@ -84,7 +84,7 @@ def unlink_folders(app: Sphinx, page: str, source: list[str]) -> None:
 
     def text_alone(link: re.Match[str]) -> str:
         target = (here / link[2]).resolve()
-        is_page = target.parent == ROOT or ROOT / "docs" in target.parents
+        is_page = target.parent == ROOT or {ROOT / "docs", ROOT / "examples"} & set(target.parents)
         return link[1] if target.is_dir() or (target.suffix == ".md" and not is_page) else link[0]
 
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)\)", text_alone, source[0])
