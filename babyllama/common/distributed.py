@@ -89,7 +89,8 @@ def local_world_size() -> int:
 
 def rank() -> int:
     """Return the rank of this process."""
-    return int(os.environ.get("RANK", "0"))
+    value = os.environ.get("RANK", "")
+    return int(value) if value.isdecimal() else 0  # `settle_environment` tells of one that is no number
 
 
 def is_main_process() -> bool:

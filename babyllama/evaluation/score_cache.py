@@ -96,6 +96,7 @@ class ScoreCache:
             return
         try:
             with atomic_path(self._path(content, task, options)) as temporary:
-                temporary.write_bytes(gzip.compress(to_json(value, indent=None).encode(), mtime=0))
+                stored = to_json(value, indent=None).encode("utf-8", "backslashreplace")
+                temporary.write_bytes(gzip.compress(stored, mtime=0))
         except OSError:
             self.enabled = False

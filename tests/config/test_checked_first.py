@@ -114,10 +114,14 @@ def test_a_mark_with_blanks_around_it_parts_documents() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "two"), ("LOCAL_RANK", "-1.5")])
-def test_a_launcher_s_leftover_that_is_no_number(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_s_leftover_that_is_no_number(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"unset {name}"):
         distributed.settle_environment()
+    assert run_command(lambda argv: 0, []) == 2
+    assert f"unset {name}" in capsys.readouterr().err, "told by a process that cannot know its rank"
 
 
 @pytest.mark.parametrize("left", [{"RANK": "1"}, {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "3", "WORLD_SIZE": ""}])

@@ -16,6 +16,7 @@ import pytest
 from babyllama.config.schema import DataConfig
 from babyllama.data import token_store
 from babyllama.data.cleaners import DomainCleaners
+from babyllama.data.held_out.kept import keep_text, kept_text
 from babyllama.data.prepared import PreparedData, cleaner_names
 from babyllama.plugins import CLEANERS, load_plugins
 from data_utils import DataProcessor
@@ -158,3 +159,6 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path) -> None:
     assert again.from_cache
     assert len(again.train.domains) == 1
     again.train.domains[0].encode("utf-8")
+    keep_text(tmp_path, again)
+    kept = kept_text(tmp_path)
+    assert kept.documents == again.held_out_documents

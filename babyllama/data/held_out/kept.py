@@ -79,7 +79,9 @@ def _write(path: Path, documents: Sequence[Document]) -> None:
     rows = [{"domain": document.domain, "source": document.source, "text": document.text} for document in documents]
     lines = "".join(to_json(row, indent=None) + "\n" for row in rows)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(lines.encode(), compresslevel=6, mtime=0))
+        # A file's name whose bytes are not UTF-8 holds lone surrogates: written as JSON spells them.
+        stored = lines.encode("utf-8", "backslashreplace")
+        temporary.write_bytes(gzip.compress(stored, compresslevel=6, mtime=0))
 
 
 def kept_text(run_dir: Path) -> KeptText | None:

@@ -114,7 +114,7 @@ def _write_items(path: Path, items: Iterable[Mapping[str, Any]], kept: Sequence[
             earlier = []
     text = "".join(to_json(item, indent=None) + "\n" for item in [*earlier, *items])
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+        temporary.write_bytes(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0))
 
 
 def babylm_figures(checkpoint: Path) -> dict[str, Any]:
