@@ -14,6 +14,7 @@ from babyllama.babylm.tree import COLLATED, Tree
 from babyllama.common.files import read_json, write_json, write_text_atomic
 from babyllama.common.units import human_count
 from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_METRICS
+from babyllama.pages.tables import largest_amounts
 from babyllama.training.word_ledger import LEDGER, OWN_TEXT
 
 FORM = "submission_form"
@@ -111,7 +112,7 @@ def _text(ledger: dict[str, Any] | None) -> dict[str, Any]:
             ("training data", "data size (million words)", "words seen", "teachers", "tokenizer"), OPEN
         )
     words = ledger["raw_words"] or ledger["words"]
-    names = ", ".join(f"{name} ({human_count(count)})" for name, count in sorted(ledger["domains"].items()))
+    names = ", ".join(f"{name} ({human_count(count)})" for name, count in largest_amounts(ledger["domains"]).items())
     teachers = ", ".join(teacher["path"] for teacher in ledger["teachers"]) or "none"
     return {
         "training data": names,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from babyllama.babylm.rules import Track
+from babyllama.pages.tables import largest_amounts
 from babyllama.training.word_ledger import OWN_TEXT
 
 
@@ -61,7 +62,8 @@ def is_subset(other: dict[str, Any], ledger: dict[str, Any]) -> bool:
 
 def rows(ledger: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the ledger as (what, how much) for table, form and card."""
-    found = [(f"domain {name}", f"{words:,} words trained on") for name, words in sorted(ledger["domains"].items())]
+    domains = largest_amounts(ledger["domains"])
+    found = [(f"domain {name}", f"{words:,} words trained on") for name, words in domains.items()]
     found.append(("training text", f"{ledger['words']:,} words after cleaning, without the held-out part"))
     if ledger.get("bytes_over_premium"):
         found.append(("content", f"{ledger['bytes']:,} bytes, {ledger['bytes_over_premium']:,} over the byte premium"))

@@ -23,7 +23,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +161,9 @@ def pairs_fingerprint(paths: Sequence[str], ids: str | Path | None = None, colum
     """Return SHA-256 over the content of the pair files, the filter and the columns: what their scores depend on."""
     digest = hashlib.sha256((columns or "").encode())
     for name, path in pair_sets(list(paths)).items():
-        digest.update(os.fsencode(name) + b"\0")
+        digest.update(repr(name).encode() + b"\0")
         for file in pair_files(path):
-            digest.update(os.fsencode(file.name) + b"\0" + file.read_bytes())
+            digest.update(repr(file.name).encode() + b"\0" + file.read_bytes())
     if ids is not None:
         digest.update(Path(ids).expanduser().read_bytes())
     return digest.hexdigest()

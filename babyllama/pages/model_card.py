@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.files import read_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import MODEL_CONFIG, TRAINING_CONFIG, TRAINING_METRICS
+from babyllama.pages.tables import largest_amounts
 
 if TYPE_CHECKING:
     from babyllama.config.schema import Config
@@ -130,7 +131,7 @@ def _ledger(ledger: dict[str, Any] | None) -> str:
     """Return words of the training text by domain, shown, and of teachers, as sentences."""
     if not ledger:
         return ""
-    domains = ", ".join(f"{name} {words:,}" for name, words in sorted(ledger["domains"].items()))
+    domains = ", ".join(f"{name} {words:,}" for name, words in largest_amounts(ledger["domains"]).items())
     raw = f" ({ledger['raw_words']:,} in the files as they are)" if ledger["raw_words"] is not None else ""
     text = f" Words trained on{raw}: {domains}. Words shown: {ledger['words_seen']:,} in {ledger['epochs']:g} epochs."
     for teacher in ledger["teachers"]:

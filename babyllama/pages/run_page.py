@@ -30,7 +30,7 @@ from babyllama.config.run_layout import (
 from babyllama.pages import figures as plots
 from babyllama.pages.babylm_tables import babylm_tables
 from babyllama.pages.model_card import origin_of
-from babyllama.pages.tables import largest_domains
+from babyllama.pages.tables import largest_amounts, largest_domains
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,6 +110,7 @@ def page_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"amounts_by_domain": largest_amounts}
     environment.filters |= {"count": human_count, "seconds": human_seconds, "bytes": human_bytes, "begin": _begin}
     return environment
 

@@ -32,6 +32,21 @@ def largest_domains(domains: Mapping[str, dict[str, Any]]) -> tuple[dict[str, di
     return {name: figures for name, figures in domains.items() if name in kept}, left
 
 
+def largest_amounts(amounts: Mapping[str, int]) -> dict[str, int]:
+    """Return domains with their words by name: the MOST_DOMAINS largest, and the others as one sum.
+
+    Args:
+        amounts: Domain -> words.
+
+    >>> largest_amounts({"b": 2, "a": 3})
+    {'a': 3, 'b': 2}
+    """
+    kept = sorted(amounts, key=lambda name: -amounts[name])[:MOST_DOMAINS]
+    found = {name: amounts[name] for name in sorted(kept)}
+    left = len(amounts) - len(kept)
+    return found | ({f"{left:,} other domains": sum(amounts.values()) - sum(found.values())} if left else {})
+
+
 @dataclass(frozen=True)
 class TableData:
     """A title, column heads and rows of ready text."""

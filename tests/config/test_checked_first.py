@@ -159,3 +159,10 @@ def test_names_that_are_no_utf8_are_printed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "caf\\udce9.txt" in done.stdout
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> None:
+    from babyllama.evaluation.generation import read_prompts
+
+    (tmp_path / "prompts.txt").write_text("\ufeffThe dog\n\nThe cat\n", encoding="utf-8")
+    assert read_prompts(str(tmp_path / "prompts.txt")) == ["The dog", "The cat"]

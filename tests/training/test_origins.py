@@ -83,3 +83,25 @@ def test_a_model_that_only_a_run_of_ours_made_from_nothing(tmp_path: Path) -> No
     _, run = trained_on(tmp_path, range(60))
     assert "trained from scratch with BabyLlama" in (run / "README.md").read_text(encoding="utf-8")
     assert _description(run) == "Trained from scratch, with BabyLlama"
+
+
+def test_many_small_files_are_summed_up(tmp_path: Path) -> None:
+    """1,500 files had as many rows on the page: the largest are shown, the others are one sum."""
+    from babyllama.pages.tables import MOST_DOMAINS, largest_amounts, largest_domains
+
+    words = {f"f{number}": number for number in range(1500)}
+    shown = largest_amounts(words)
+    assert sum(shown.values()) == sum(words.values())
+    assert len(shown) == MOST_DOMAINS + 1
+    assert "1,460 other domains" in shown
+    kept, told = largest_domains({name: {"total_tokens": count} for name, count in words.items()})
+    assert sorted(figures["total_tokens"] for figures in kept.values()) == list(range(1460, 1500))
+    assert told.startswith("1,460 domains with less text are left out here")
+    _, run = trained_on(tmp_path, range(60))
+    metrics = json.loads((run / "training_metrics.json").read_text(encoding="utf-8"))
+    metrics["ledger"]["domains"] = words
+    (run / "training_metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    page = write_run_report(run).read_text(encoding="utf-8")
+    assert "1,460 other domains" in page
+    assert page.count("<tr>") < 100
+    assert "1,460 other domains" in write_model_card(run).read_text(encoding="utf-8")
