@@ -40,6 +40,7 @@ def _tree(scored: dict[str, Any]) -> tuple[Tree, DataFolder]:
     )
 
 
+@pytest.mark.integration
 def test_every_task_of_every_checkpoint_is_scored_and_a_second_call_scores_nothing(
     scored: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def _check(folder: Path, truth: dict[str, set[int]], tmp_path: Path) -> None:
     assert json.dumps(again.report) == json.dumps(found.report)
 
 
+@pytest.mark.integration
 def test_planted_copies_and_leaks_in_the_embedded_text(tmp_path: Path) -> None:
     documents = list(dict.fromkeys(d.text for d in generate_documents(400_000, 3) if len(d.text.split()) >= 60))
     _check(tmp_path / "c", _plant(tmp_path / "c", documents[:940]), tmp_path)

@@ -174,6 +174,7 @@ def _killed_in_the_middle(text: Path, cache: Path, where: str, pattern: str) -> 
     return sorted(cache.glob(f"unfinished/*/{pattern}")) or found
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ def test_rotation_by_products_has_the_bits_of_the_librarys(dtype: torch.dtype) -
         assert torch.equal(rotate_pairs(tensor, sin, cos), LIBRARY_ROTATION(tensor, sin, cos))
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not runtime.has_cpp_compiler(), reason="no C++ compiler")
 def test_compiled_layers_drop_by_the_seed_and_agree_with_plain_ones(tiny_gpt2: Any) -> None:
     model = copy.deepcopy(tiny_gpt2)

@@ -66,6 +66,7 @@ def test_a_muon_training_and_its_scoring(slow_bf16: None, text: Path, tmp_path: 
     assert metrics["global_step"] == 3
 
 
+@pytest.mark.integration
 def test_teachers_and_their_student(slow_bf16: None, text: Path, tmp_path: Path) -> None:
     teacher = train(config_for(text, tmp_path, "GPT2", name="teacher", bf16="auto", max_steps=2)).run_dir
     config = config_for(text, tmp_path, name="student", optimizer="muon", bf16="auto", max_steps=2)
@@ -82,6 +83,7 @@ def test_screened_pairs_are_scored_in_float32(
     assert "no fast bfloat16" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_a_checkpoint_of_a_bf16_machine_goes_on_at_this_machines_speed(
     bf16_machine: None,
     text: Path,
@@ -107,6 +109,7 @@ def test_a_checkpoint_of_a_bf16_machine_goes_on_at_this_machines_speed(
     assert (runtime["precision"], runtime["muon_precision"]) == ("fp32", "fp32")
 
 
+@pytest.mark.integration
 def test_a_slow_precision_that_the_user_asked_for_is_kept_on_resume(
     monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

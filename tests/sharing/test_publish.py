@@ -100,6 +100,7 @@ def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.integration
 def test_all_branches_arrive_with_weights_tokenizer_card_and_records_only(hub_server: HubServer, run_dir: Path) -> None:
     uploaded, lines = _publish(hub_server, run_dir)
 
@@ -120,6 +121,7 @@ def test_all_branches_arrive_with_weights_tokenizer_card_and_records_only(hub_se
     }
 
 
+@pytest.mark.integration
 def test_a_second_run_uploads_nothing_and_a_changed_file_alone_is_sent(
     hub_server: HubServer, run_dir: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_second_run_uploads_nothing_and_a_changed_file_alone_is_sent(
     assert hub_server.uploaded == [("chck_3M", "model.safetensors")]
 
 
+@pytest.mark.integration
 def test_the_card_has_every_figure_to_the_last_digit_and_keeps_what_its_owner_wrote(
     hub_server: HubServer, run_dir: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_killed_between_two_branches_it_goes_on(hub_server: HubServer, run_dir: 
     assert TOKEN not in second.stdout + second.stderr
 
 
+@pytest.mark.integration
 def test_large_files_go_through_lfs_once(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """git-lfs's basic transfer, which the hub uses for whoever has no Xet."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -216,6 +220,7 @@ def test_large_files_go_through_lfs_once(run_dir: Path, tmp_path: Path, monkeypa
         server.close()
 
 
+@pytest.mark.integration
 def test_what_was_published_loads_from_the_hub(
     hub_server: HubServer, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

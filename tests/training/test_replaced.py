@@ -102,6 +102,7 @@ def test_a_resume_never_trains_over_another_run(copy: tuple[Path, Path]) -> None
     assert content(run) == before
 
 
+@pytest.mark.integration
 def test_out_of_memory_then_the_same_command_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

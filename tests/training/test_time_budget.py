@@ -68,6 +68,7 @@ def test_minutes_and_steps_at_once_are_refused() -> None:
         config_from_dict({"model": {"type": "Llama"}, "training": {"max_minutes": 3, "max_steps": 10}})
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_budget_run_has_the_bits_of_its_number_of_steps(
     text: Path,
@@ -88,6 +89,7 @@ def test_a_budget_run_has_the_bits_of_its_number_of_steps(
     assert weights(timed.run_dir) == weights(plain.run_dir)
 
 
+@pytest.mark.integration
 def test_a_resume_takes_the_number_of_steps_from_the_checkpoint(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_resume_takes_the_number_of_steps_from_the_checkpoint(
     assert weights(run_dir) == whole
 
 
+@pytest.mark.integration
 def test_more_minutes_go_on_from_a_finished_run(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +117,7 @@ def test_more_minutes_go_on_from_a_finished_run(
     assert "training.max_minutes: 1.0 -> 2.0" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_epochs_repeat_the_text_with_a_line(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
