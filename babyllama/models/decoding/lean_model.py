@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -159,6 +160,13 @@ def _rms_norm(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     return norm, module.weight.detach() * width**0.5
 
 
+def _activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return an activation, GPT-2's GELU as one operation instead of eight (2 us instead of 19 for a row of 768)."""
+    if type(module).__name__ == "NewGELUActivation":
+        return partial(F.gelu, approximate="tanh")
+    return module
+
+
 def _plain_mlp(inner: Matrix, activation: Callable[[Tensor], Tensor], outer: Matrix) -> Callable[[Tensor], Tensor]:
     return lambda rows: outer(activation(inner(rows)))
 
@@ -222,7 +230,7 @@ def _gpt2(model: PreTrainedModel, length: int) -> LeanModel | None:
             _conv(block.attn.c_attn),
             _conv(block.attn.c_proj),
             _layer_norm(block.ln_2),
-            _plain_mlp(_conv(block.mlp.c_fc), block.mlp.act, _conv(block.mlp.c_proj)),
+            _plain_mlp(_conv(block.mlp.c_fc), _activation(block.mlp.act), _conv(block.mlp.c_proj)),
             block.attn.scaling,
         )
         for block in backbone.h
@@ -268,7 +276,7 @@ def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
         turned_rows = rows.to(embedding.device)
         query, key = attention.q_proj.weight[turned_rows], attention.k_proj.weight[turned_rows]
         qkv = Matrix(torch.cat((query, key, attention.v_proj.weight)).detach().t())
-        feed_forward = _plain_mlp(_linear(mlp.fc_in), mlp.act, _linear(mlp.fc_out))
+        feed_forward = _plain_mlp(_linear(mlp.fc_in), _activation(mlp.act), _linear(mlp.fc_out))
         scaling = getattr(attention, "scaling", head_size**-0.5)  # transformers 5.17 divides by the root
         layers.append(LeanLayer(_layer_norm(block.ln_1), qkv, _linear(attention.out_proj), None, feed_forward, scaling))
     heads = config.n_head
