@@ -91,8 +91,11 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "(needed)"
     value = field.get_default(call_default_factory=True)
-    shown = {None: "unset", True: "true", False: "false"}.get(value) if not isinstance(value, list | float) else None
-    return shown or (f"{value:g}" if isinstance(value, float) else str(value))
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):  # before numbers: 0 == False, and 1 == True
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flags() -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,20 @@ def test_every_key_is_documented() -> None:
 def test_the_page_of_keys_is_fresh() -> None:
     told = "run: python -m babyllama.config.reference > docs/configuration.md"
     assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == configuration_page(), told
+
+
+def test_the_page_shows_each_default_as_yaml_would_read_it() -> None:
+    """0 and 1 equal False and True: four numbers stood there as false and true."""
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    for name, section in SECTIONS.items():
+        rows = page.split(f"\n## {name}\n")[1].split("\n## ")[0].splitlines()
+        cells = [row.split(" | ") for row in rows if row.startswith("| `")]
+        shown = {cell[0].strip("| `"): cell[2] for cell in cells}
+        for key, field in section.model_fields.items():
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if isinstance(default, bool | int | float):
+                assert (shown[key] in {"true", "false"}) == isinstance(default, bool), key
+                assert json.loads(shown[key]) == default, key
 
 
 def test_every_key_has_a_description_of_a_sentence() -> None:
