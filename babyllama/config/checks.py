@@ -126,6 +126,8 @@ def _recipe_checks(config: Config) -> list[str]:
     for key in ("ema_decay", "average_epochs"):
         if getattr(t, key) and t.fsdp:
             found.append(f"training.{key}: not with training.fsdp: an average needs whole weights")
+    if t.average_epochs and t.patience:  # without a place behind it there would be no mean to save
+        found.append("training.average_epochs: not with training.patience, which moves the end; ema_decay goes with it")
     if t.average_epochs and t.max_steps is None and t.max_minutes is None and t.num_epochs < t.average_epochs:
         found.append(f"training.average_epochs: {t.average_epochs} of {t.num_epochs:g} epochs: more than the run has")
     if t.decay_from and t.lr_scheduler != "wsd":

@@ -54,6 +54,7 @@ def test_patience_keeps_the_best_weights_unless_told_otherwise() -> None:
     [
         ({"training.decay_from": "x/checkpoint-4"}, "not with training.decay_from"),
         ({"training.lr_scheduler": "wsd", "training.decay_fraction": 1}, "with decay_fraction 1"),
+        ({"training.average_epochs": 2, "training.max_steps": 9}, r"average_epochs: not with training\.patience"),
     ],
 )
 def test_what_makes_no_sense_is_refused(keys: dict[str, Any], message: str) -> None:
