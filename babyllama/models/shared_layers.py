@@ -75,6 +75,11 @@ def _copy_out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: objec
             state[prefix + name] = state[prefix + name].clone()
 
 
+def saved_parameters(model: nn.Module) -> int:
+    """Return the parameters of a model as it is saved, the copies of shared layers included."""
+    return sum(parameter.numel() for parameter in model.parameters()) + copied_parameters(model)
+
+
 def copied_parameters(model: nn.Module) -> int:
     """Return the parameters that a saved model has beyond those that are trained: the copies of shared layers."""
     return sum(model.get_parameter(name).numel() for name in getattr(model, "_babyllama_copies", ()))

@@ -34,6 +34,7 @@ from babyllama.config.yaml_reader import read_yaml
 from babyllama.data.epoch_order import epoch_order
 from babyllama.models.fsdp import is_sharded, whole_weights
 from babyllama.models.older_readers import write_old_names
+from babyllama.models.shared_layers import saved_parameters
 from babyllama.research.word_counts import counter_of
 
 if TYPE_CHECKING:
@@ -219,8 +220,8 @@ def add_milestones(trainer: BabyTrainer, config: Config, data: PreparedData, run
     # Words of each step, in the order that the training will take.
     counter = counter_of(train_set, data.train, data.tokenizer)
     options = {"size": config.training.batch_size, "steps": total_steps, "seed": config.training.seed}
-    words = words_per_step(train_set, counter.of_chunks, **options)
     by_domain = words_per_step(train_set, counter.by_domain, **options)
+    words = by_domain.sum(axis=1)
     milestones = with_domains(schedule_milestones(targets, words), by_domain, data.train.domains)
     # Say where they fall, and which lie behind the run's end.
     for milestone in milestones:
@@ -235,7 +236,7 @@ def add_milestones(trainer: BabyTrainer, config: Config, data: PreparedData, run
             "--fill-missing"
         )
     # Room for all of them.
-    weights = sum(parameter.numel() for parameter in trainer.model.parameters()) * 4
+    weights = saved_parameters(trainer.model) * 4
     disk_space.check_space(run_dir, len(milestones) * weights, "milestones")
     trainer.add_callback(MilestoneSaver(trainer, milestones, data.tokenizer, config, run_dir))
 

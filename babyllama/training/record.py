@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.provenance import versions
 from babyllama.config.schema import Config
-from babyllama.models.shared_layers import copied_parameters
+from babyllama.models.shared_layers import copied_parameters, saved_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,7 +70,7 @@ def training_metrics(
     if data.source_nats is not None:
         source_bits = data.source_nats / math.log(2) / scored["total_bytes"]
     copies = copied_parameters(trainer.model)
-    parameters = sum(p.numel() for p in trainer.model.parameters()) + copies
+    parameters = saved_parameters(trainer.model)
     step = trainer.clock.median_step()
     epoch = trainer.state.epoch or 0.0
     mixture = _mixture(trainer)

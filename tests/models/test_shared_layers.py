@@ -12,7 +12,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
 from babyllama.models.architectures import build_model
 from babyllama.models.flops import multiplying_parameters
-from babyllama.models.shared_layers import copied_parameters, require_equal_layers, share_layers
+from babyllama.models.shared_layers import copied_parameters, require_equal_layers, saved_parameters, share_layers
 from babyllama.models.structure import decoder_layers
 from babyllama.training.optim import build_optimizer
 
@@ -39,6 +39,7 @@ def test_the_saved_model_is_a_plain_one_that_computes_the_same(
     saved = sum(p.numel() for p in loaded.parameters())
     assert saved == sum(p.numel() for p in plain.parameters())
     assert saved == sum(p.numel() for p in model.parameters()) + copied_parameters(model)
+    assert saved == saved_parameters(model)
     assert multiplying_parameters(model) == multiplying_parameters(plain)
     first, second, third = (dict(layer.named_parameters()) for layer in decoder_layers(loaded)[:3])
     matrices = [name for name, p in first.items() if p.ndim >= 2]

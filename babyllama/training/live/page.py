@@ -22,6 +22,7 @@ from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import LIVE_SAMPLES, REPORT
 from babyllama.models.fsdp import is_sharded
+from babyllama.models.shared_layers import saved_parameters
 from babyllama.pages.live_page import Live, write_live_page
 from babyllama.pages.run_page import read_log
 from babyllama.training.live.samples import SampleWriter
@@ -149,7 +150,7 @@ class LivePage(TrainerCallback):
             name=str(self.config.model.name or self.run_dir.name),
             stage=stage,
             message=message,
-            parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+            parameters=saved_parameters(trainer.model),
             text=self.config.data.train_path,
             share=state.global_step / max(state.max_steps, 1),
             seconds_to_next=None if each is None else state.eval_steps * each,
