@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from babyllama.common.distributed import available_cores
+
 ROOT = Path(__file__).resolve().parent
 SELECTIONS = {
     "plain": "not slow and not gpu",
@@ -30,8 +32,7 @@ def worker_count(wanted: int | None) -> int:
     """Return how many processes run the tests: what was asked for, or one a core, at most `MOST_WORKERS`."""
     if wanted is not None:
         return max(1, wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(available_cores(), MOST_WORKERS)
 
 
 def commands(args: argparse.Namespace) -> list[list[str]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from babyllama.common.command import run_command
 from babyllama.common.console import say
 from babyllama.common.errors import DataError
-from babyllama.common.files import read_json
+from babyllama.common.files import read_json, write_text_atomic
 from babyllama.config.run_layout import EVALUATION_RESULTS
 from babyllama.pages.figures import BLUE, GREEN, GREY, ORANGE, pyplot
 from babyllama.pages.tables import TableData, print_tables
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     given.output.mkdir(parents=True, exist_ok=True)
     draw(table, order, given.output / "blimp_by_phenomenon.png")
     lines = ["\t".join(row) for row in [("phenomenon", *table), *rows]]
-    (given.output / "blimp_by_phenomenon.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    write_text_atomic(given.output / "blimp_by_phenomenon.tsv", "\n".join(lines) + "\n")
     say(f"written: {given.output}/blimp_by_phenomenon.png and .tsv")
     return 0
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from babyllama.common.distributed import available_cores
 from babyllama.common.errors import BabyLlamaError
 
 Item = TypeVar("Item")
@@ -43,7 +44,7 @@ def worker_count(wanted: int | None) -> int:
     """
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
-    return wanted or len(os.sched_getaffinity(0))
+    return wanted or available_cores()
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:

@@ -139,6 +139,7 @@ class MixedDataset(Dataset):  # type: ignore[type-arg]
         self.passes = self.rates * self.chunks / counts  # of a domain, in an epoch
         self.epoch_words = round(float((self.passes * np.array(words)).sum()))
         self.epoch_tokens = round(float((self.passes * tokens).sum()))
+        self._places: tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None  # of the epoch used last
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -189,8 +190,8 @@ class MixedDataset(Dataset):  # type: ignore[type-arg]
 
     def _current(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`places` of the current epoch, kept."""
-        if getattr(self, "_places", (None,))[0] != self.epoch:
-            self._places: tuple[int, Any] = (self.epoch, self.places(self.epoch))
+        if self._places is None or self._places[0] != self.epoch:
+            self._places = self.epoch, self.places(self.epoch)
         return self._places[1]
 
     def shown(self, chunks: int) -> dict[str, dict[str, float]]:

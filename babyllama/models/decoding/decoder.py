@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +75,8 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     return None
 
 
-class TransformersDecoder:
-    """Decode with the model's own forward and Transformers' cache."""
+class _WholeModelDecoder:
+    """What decoders that call the model's own forward share."""
 
     def __init__(self, model: PreTrainedModel, context_length: int) -> None:
         """Wrap a model.
@@ -87,13 +87,20 @@ class TransformersDecoder:
         """
         self.model, self.context_length, self.length = model, context_length, 0
         self.device = next(model.parameters()).device
+
+    def fresh(self) -> Self:
+        """Return a decoder of the same model that has read nothing."""
+        return type(self)(self.model, self.context_length)
+
+
+class TransformersDecoder(_WholeModelDecoder):
+    """Decode with the model's own forward and Transformers' cache."""
+
+    def __init__(self, model: PreTrainedModel, context_length: int) -> None:
+        super().__init__(model, context_length)
         self._name = cache_argument(model) or "past_key_values"
         self._cache: Any = None
         self._mask = torch.empty(0)
-
-    def fresh(self) -> TransformersDecoder:
-        """Return a decoder of the same model with a cache of its own."""
-        return TransformersDecoder(self.model, self.context_length)
 
     @torch.no_grad()
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -124,23 +131,12 @@ class TransformersDecoder:
         return output.logits[:, -1].float()
 
 
-class RereadingDecoder:
+class RereadingDecoder(_WholeModelDecoder):
     """Decode a model whose cache is not transformers' keys and values (RWKV, Mamba): whole texts are read each time."""
 
     def __init__(self, model: PreTrainedModel, context_length: int) -> None:
-        """Wrap a model.
-
-        Args:
-            model: A causal language model in evaluation mode.
-            context_length: Number of tokens that a text may have.
-        """
-        self.model, self.context_length, self.length = model, context_length, 0
-        self.device = next(model.parameters()).device
+        super().__init__(model, context_length)
         self._rows: list[list[int]] = []
-
-    def fresh(self) -> RereadingDecoder:
-        """Return a decoder of the same model with texts of its own."""
-        return RereadingDecoder(self.model, self.context_length)
 
     def begin(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Read whole texts and return the (B, V) logits behind each."""

@@ -40,13 +40,9 @@ if TYPE_CHECKING:
     from babyllama.training.start import Start
 
 UNTIMED, TIMED = 2, 4  # the first steps compile, fault pages in and fill caches
-SHARE, TIMED_SECONDS = (
-    0.05,
-    5.0,
-)  # of the budget, and at most, that timed steps take, so that quick ones are timed often
-MARGIN = (
-    1.04  # steps of the training over timed ones; once it was 1.08, on a machine that slowed down after half a minute
-)
+SHARE, TIMED_SECONDS = 0.05, 5.0  # of the budget, and at most, that timed steps take: quick ones are timed often
+# Steps of the training over timed ones; once it was 1.08, on a machine that slowed down after half a minute.
+MARGIN = 1.04
 DISK_RATE = 2e8  # bytes a second of a checkpoint with its checksums: 0.6 s for a 10M model's 116 MB
 # Of a quick start that does not train the whole epoch: seconds of the command around its minutes of training, those of
 # them that scoring and samples take after it (16 at 1.2 s a step, quiet), points of the held-out curve and checkpoints.
