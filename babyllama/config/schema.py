@@ -242,6 +242,8 @@ class TrainingConfig(Section):
     """Let glibc's malloc keep large freed buffers for the next step instead of giving them back (Linux)."""
     tf32: bool = True
     """TF32 for the products of a training in float32, on a CUDA GPU that has it; never for scores."""
+    cuda_graphs: AutoBool = "auto"
+    """Replay forward and backward pass as a CUDA graph; auto: on one GPU, in bf16 or fp32, the batch in one part."""
     deterministic: bool = False
     """Deterministic kernels: on CUDA a resumed run then equals the unbroken one to the bit; slower."""
     device: str = "auto"

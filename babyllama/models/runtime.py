@@ -22,6 +22,7 @@ from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.glibc_memory import keep_freed_memory
 from babyllama.config.schema import Config, TrainingConfig
+from babyllama.models.architectures import TABLE
 from babyllama.models.gpu import (
     compile_obstacle,
     compile_seconds,
@@ -63,6 +64,7 @@ class Runtime:
     tf32: bool = True
     muon_precision: str | None = "bf16"
     deterministic: bool = False
+    graphs: bool = False
 
     def line(self) -> str:
         """Return the decision in one line for the terminal."""
@@ -74,6 +76,7 @@ class Runtime:
         off += ", no TF32" if self.device.startswith("cuda") and not self.tf32 else ""
         off += ", deterministic" if self.deterministic else ""
         muon = f", Muon's iterations in {self.muon_precision}" if self.muon_precision else ""
+        compiled += ", each step a CUDA graph" if self.graphs else ""
         chosen = f"{self.device}, {self.precision}{muon}, {self.attention} attention, {compiled}"
         return f"runtime: {chosen}{several}{threads}{each}{off}"
 
@@ -163,7 +166,21 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         tf32=training.tf32,
         muon_precision=_muon_precision(device) if training.optimizer == "muon" else None,
         deterministic=training.deterministic,
+        graphs=_graphs(config, device, precision),
     )
+
+
+def _graphs(config: Config, device: str, precision: str) -> bool:
+    """Whether a step is replayed as a CUDA graph: one process, one part a step, no fp16 loss scale, no teachers."""
+    wanted = config.training.cuda_graphs
+    possible = device.startswith("cuda") and distributed.world_size() == 1 and precision != "fp16"
+    possible = possible and config.training.parts == 1 and config.distillation is None
+    if wanted is True and not possible:
+        say(
+            "cuda_graphs: only on one CUDA GPU, in bf16 or fp32, with the batch in one part and without teachers: "
+            "steps are not recorded"
+        )
+    return possible and (wanted is True or (wanted == "auto" and config.model.type in TABLE))
 
 
 def _muon_precision(device: str) -> str:
@@ -369,6 +386,7 @@ def _set_otherwise(saved: Runtime, decided: Runtime, training: TrainingConfig) -
         "compile": training.torch_compile != "auto",
         "deterministic": training.deterministic,
         "threads": training.threads is not None,
+        "graphs": training.cuda_graphs != "auto",
     }
     return {k: getattr(decided, k) for k, given in is_set.items() if given and getattr(saved, k) != getattr(decided, k)}
 

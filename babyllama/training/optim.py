@@ -66,6 +66,10 @@ class BatchedMuon(torch.optim.Muon):
             constants = group["ns_coefficients"], group["ns_steps"], group["eps"]
             orthogonal = orthogonalize(stacked, *constants, precision=self.precision)
             scale = 0.2 * max(rows, columns) ** 0.5  # arXiv 2502.16982: the size of AdamW's updates
+            if orthogonal.is_cuda and not cautious and not hasattr(params[members[0]], "full_tensor"):
+                # One launch for all matrices of a shape instead of one each: 42 in llama-10M.
+                torch._foreach_add_([params[i] for i in members], list(orthogonal.float().unbind()), alpha=-lr * scale)
+                continue
             for i, matrix in zip(members, orthogonal, strict=True):
                 update = _shared_out(matrix, params[i])
                 if cautious:

@@ -5,7 +5,7 @@ What is replaced, and why:
 * `evaluate`: its `eval_loss` is a mean of batch means; ours is a sum over tokens divided by their number, over packed
   held-out chunks, and is called valid_loss (the final score over whole documents is eval_loss).
 * `training_step`: a loss that is not finite stops the run before anything is saved (on CPU within the step, on a GPU
-  at the next log line, because reading the flag would make the GPU wait).
+  at the next log line, because reading the flag would make the GPU wait). On a GPU it may be a CUDA graph (step_graph).
 * Several processes (`torchrun`): the curve's chunks are shared out and their sums gathered; a loss that is not finite
   or a signal at one process stops all of them at the same step (`babyllama.common.distributed`).
 * `_save_checkpoint`: looks once whether loss and weights are finite, on every device.
@@ -43,6 +43,7 @@ from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training.callbacks import BestKeeper, CollectSeldom
 from babyllama.training.optim import build_optimizer
 from babyllama.training.recipes.short_start import cut_chunks, short_steps
+from babyllama.training.step_graph import StepGraph
 from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class BabyTrainer(Trainer):
         self.add_callback(self.clock)
         self.add_callback(SlowSteps(self.clock, 1 if on_gpu else runtime.threads))
         spare_the_walks(self.model)
+        trained = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self.step_graph = StepGraph(trained) if runtime.graphs else None
         self.intervals = WidenIntervals(self.clock, self.training_config, self.args.logging_steps)
         if on_gpu:
             self.add_callback(CollectSeldom())
@@ -156,6 +159,8 @@ class BabyTrainer(Trainer):
 
         With several processes they stop together, before the weights change (StopOnSignal).
         """
+        if self.step_graph is not None and self.current_gradient_accumulation_steps == 1:
+            return self.step_graph(partial(super().training_step, model), inputs, num_items_in_batch)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self.not_finite = True
@@ -285,6 +290,7 @@ class BabyTrainer(Trainer):
         if not self.runtime.device.startswith("cuda") or fsdp.is_sharded(self.model):
             return
         self.peak_bytes = int(torch.cuda.max_memory_allocated())
+        self.step_graph = None
         self.model.to("cpu")
         self.optimizer = self.lr_scheduler = None
         self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None

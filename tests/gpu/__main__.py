@@ -37,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", metavar="DIR", default="gpu_results", help="results (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="N", help="rows that do not fit are left out")
     parser.add_argument("--only", default="", metavar="A,B", help="rows whose name holds one of these")
-    parser.add_argument("--jobs", type=int, default=0, help="checks beside each other on a CPU (default: 1, quick: 2)")
+    parser.add_argument("--jobs", type=int, default=0, help="checks beside each other (default: 1; quick, CPU: 2)")
     parser.add_argument("--list", action="store_true", help="show the rows and their seconds, run nothing")
     return parser.parse_args(argv)
 
@@ -167,8 +167,9 @@ def data_folder(given: str | None) -> Path | None:
 
 
 def run_all(runner: Runner, rows: Sequence[Row], jobs: int) -> list[dict[str, Any]]:
-    """Run the rows in order; on a CPU checks and faults may stand beside each other, what is timed stands alone."""
-    together = [row for row in rows if jobs > 1 and row.group in ("check", "faults")]
+    """Run the rows in order; checks and faults may stand beside each other; what is timed or fills a GPU, alone."""
+    fills = [row for row in rows if row.function.startswith("memory:")]
+    together = [row for row in rows if jobs > 1 and row.group in ("check", "faults") and row not in fills]
     first = [row for row in together if row.function.endswith(":reference")]  # others read what these leave
     alone = [row for row in rows if row not in together]
     with ThreadPoolExecutor(max(jobs, 1)) as pool:

@@ -146,6 +146,10 @@ def check_rows() -> list[Row]:
             {"optimizer": "muon", "precision": "fp16"},
             ("cuda",),
         ),
+        *(
+            Row(f"CUDA graph of a step, {kind}", "check", "graphs:graph", 25, 120, {"kind": kind}, ("cuda",))
+            for kind in KINDS
+        ),
         Row("recompiles", "check", "steps:recompiles", 30, 150, needs=("compiler",)),
         Row("fp16 loss scale", "check", "steps:loss_scale", 20, 90, needs=("cuda",)),
         Row("scores", "check", "scores:scores", 30, 180, quick=False),
@@ -185,8 +189,8 @@ def fault_rows() -> list[Row]:
 
 # preset, steps timed, seconds of one variant, variants, rounds
 SPEEDS = (
-    ("llama-10M", 300, 25, ("stock-eager-workers", "stock", "stock-workers", "ours", "ours-muon"), 2),
-    ("llama-97M", 60, 45, ("stock-workers", "ours"), 2),
+    ("llama-10M", 300, 25, ("stock-eager-workers", "stock", "stock-workers", "ours-nograph", "ours", "ours-muon"), 2),
+    ("llama-97M", 60, 45, ("stock-workers", "ours-nograph", "ours"), 2),
     ("llama-360M", 30, 70, ("stock-workers", "ours"), 1),
     ("llama-16M", 100, 35, ("stock-workers", "ours"), 1),
     ("gpt-97M", 60, 45, ("stock-workers", "ours"), 1),
@@ -210,6 +214,8 @@ def speed_rows() -> list[Row]:
             name = f"{preset}, {variant}, profile"
             rows.append(Row(name, "speed", "speeds:profile", 25, 120, options, ("cuda",)))
     rows.append(Row("BLiMP, whole command", "speed", "speeds:blimp", 30, 300, needs=("data",), quick=False))
+    for piece in ("head_blocks", "muon_updates", "batches"):
+        rows.append(Row(f"a step's pieces, {piece.replace('_', ' ')}", "speed", f"pieces:{piece}", 20, 120))
     rows.append(Row("generation", "speed", "speeds:generation", 25, 120))
     return rows
 

@@ -11,7 +11,7 @@ seed on the same chunks in the same order:
     stock        Trainer with bf16 (float32 where that is slow) and torch_compile, the whole batch at once
     stock-eager  the same, not compiled; `-workers` behind a stock variant gives it 4 loader processes
     ours         this package, AdamW
-    ours-muon    this package, the recipe's Muon
+    ours-muon    this package, the recipe's Muon; `-nograph` behind one of ours: on a GPU its step is not a CUDA graph
 
 On a GPU the rate is tokens between two synchronised moments, with nothing logged in between but every fiftieth step
 (reading the loss makes both sides wait); on a CPU it is the median of single steps. At 10M take 300 steps on a GPU:
@@ -81,8 +81,10 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     overrides = {"training.max_steps": spec["steps"], "training.device": spec["device"], "model.name": "speed"}
     overrides |= {"training.save_steps": 10**6, "training.eval_steps": 10**6}
     overrides |= {"training.logging_steps": spec.get("log_every") or LOG_EVERY[spec["device"].split(":")[0]]}
-    if variant != "ours-muon":
+    if "muon" not in variant:
         overrides |= {"training.optimizer": "adamw"}
+    if "nograph" in variant:
+        overrides |= {"training.cuda_graphs": False}
     if spec["compile"]:
         overrides["training.torch_compile"] = spec["compile"]
     if spec["train_path"]:
