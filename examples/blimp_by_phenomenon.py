@@ -16,6 +16,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from babyllama.common.command import run_command
 from babyllama.common.console import say
 from babyllama.common.errors import DataError

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from babyllama.common.console import say
 from babyllama.config.schema import DataConfig

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="real text, checkpoints, BLiMP; default: $BABYLLAMA_TEST_DATA")
     parser.add_argument("--out", metavar="DIR", default="gpu_results", help="results (default: %(default)s)")
     parser.add_argument("--minutes", type=float, metavar="N", help="rows that do not fit are left out")
-    parser.add_argument("--only", default="", metavar="A,B", help="rows whose name holds one of these")
+    parser.add_argument("--only", default="", metavar="A,B", help="rows by parts of names; with commas: A;B")
     parser.add_argument("--jobs", type=int, default=0, help="checks beside each other (default: 1; quick, CPU: 2)")
     parser.add_argument("--list", action="store_true", help="show the rows and their seconds, run nothing")
     return parser.parse_args(argv)
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def chosen_rows(args: argparse.Namespace) -> list[Row]:
     """The rows that the command line asks for, the ones worth most first."""
-    words = [word for word in args.only.split(",") if word]
+    words = [word.strip() for word in args.only.split(";" if ";" in args.only else ",") if word.strip()]
     possible = [row for row in all_rows() if args.group in ("all", row.group) and (row.quick or not args.quick)]
     named = [row for row in possible if not words or any(word in row.name for word in words)]
     wanted = {bool(row.options.get("teachers")) for row in named if row.function == "curves:curve"}

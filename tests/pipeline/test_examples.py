@@ -48,6 +48,20 @@ def test_every_example_shows_its_command_and_stands_in_the_docs() -> None:
 
 
 @pytest.mark.integration
+def test_a_script_runs_from_a_clone_that_is_not_installed(tmp_path: Path) -> None:
+    scripts = [path for path in EXAMPLES if "argparse" in path.read_text(encoding="utf-8")]
+    assert len(scripts) >= 4
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    started = [
+        subprocess.Popen([sys.executable, path, "--help"], cwd=tmp_path, env=bare, stderr=subprocess.PIPE)
+        for path in scripts
+    ]
+    for path, process in zip(scripts, started, strict=True):
+        _, said = process.communicate()
+        assert process.returncode == 0, f"{path.name}: {said.decode()}"
+
+
+@pytest.mark.integration
 def test_domain_evaluator(tiny_run: Path, tmp_path: Path) -> None:
     [command] = commands(ROOT / "examples/domain_evaluator.py")
     out = run(command, ("models/Llama-10M", str(tiny_run)), output=tmp_path)

@@ -59,6 +59,8 @@ def test_every_row_names_a_function_that_is_there() -> None:
 def test_flags_choose_the_rows() -> None:
     assert {row.group for row in chosen_rows(parse(["faults"]))} == {"faults"}
     assert [row.name for row in chosen_rows(parse(["--only", "optimizers"]))] == ["optimizers"]
+    ours = "llama-10M, ours, round 1"
+    assert [row.name for row in chosen_rows(parse(["--only", f"{ours};"]))] == [ours]
     chosen = [row.name for row in chosen_rows(parse(["--only", "bf16"]))]
     assert chosen == ["curve, CPU float32 (reference)", "curve, bf16", "reads in a step, bf16 AdamW"]
     assert all(row.quick for row in chosen_rows(parse(["--quick"])))
