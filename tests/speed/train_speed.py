@@ -13,6 +13,9 @@ seed on the same chunks in the same order:
     ours         this package, AdamW
     ours-muon    this package, the recipe's Muon; `-nograph` behind one of ours: on a GPU its step is not a CUDA graph
 
+`--together` starts all variants at once and lets them take turns once each stands before its timed steps, two windows
+each (turns.py): twelve measurements on a GPU then take two minutes instead of eight.
+
 On a GPU the rate is tokens between two synchronised moments, with nothing logged in between but every fiftieth step
 (reading the loss makes both sides wait); on a CPU it is the median of single steps. At 10M take 300 steps on a GPU:
 36 are a tenth of a second.
@@ -38,6 +41,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.speed.turns import Turns
+
 VARIANTS = ("stock-fp32", "stock", "ours", "ours-muon")
 ISA = {  # what torch's own kernels and oneDNN's may use; both are read when torch is loaded
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -45,6 +50,7 @@ ISA = {  # what torch's own kernels and oneDNN's may use; both are read when tor
 }
 WARM_UP = 8  # steps that are not timed
 LOG_EVERY = {"cuda": 50, "cpu": 1}
+PROFILED = 5  # steps at the end of a run that takes turns
 WORKERS = 4  # loader processes of a stock variant with `-workers`
 
 
@@ -92,7 +98,10 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     config = load_config(spec["config"], spec["set"], overrides)
     data = prepare_data(config)
     model = create_model(config, data.tokenizer)
-    clock = MomentClock(spec["started"], spec["steps"], spec["device"])
+    turns = (
+        Turns(Path(spec["turns"]["folder"]), spec["turns"]["name"], *spec["turns"]["wait"]) if "turns" in spec else None
+    )
+    clock = MomentClock(spec["started"], spec["steps"], spec["device"], turns)
     with tempfile.TemporaryDirectory() as folder:
         make = stock_trainer if variant.startswith("stock") else our_trainer
         trainer = make(config, model, data, Path(folder), variant)
@@ -112,43 +121,113 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(spec["device"]),
         "first_step_seconds": clock.moments.get(1),
         "hundredth_step_seconds": clock.moments.get(100),
+        "windows": [tokens / seconds for seconds in clock.windows()],
+        "profile": clock.profile,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
 
 
-def MomentClock(started: float, last: int, device: str) -> Any:  # noqa: N802 - a class made late: --help is quick
+def MomentClock(  # noqa: N802 - a class made late: --help is quick
+    started: float, last: int, device: str, turns: Turns | None = None
+) -> Any:
     """A callback that notes when some steps ended.
 
     Args:
         started: time.time of the command: `moments` are seconds since then at the end of steps 1 and 100.
         last: Last step of the run.
         device: On a GPU the ends of steps WARM_UP and `last` are waited for, and memory is counted from WARM_UP on.
+        turns: Take turns with other processes: the first half of the steps in one, the rest in another; the last
+            PROFILED of them are not timed, but looked at by torch's profiler.
     """
     import torch
     from transformers import TrainerCallback
+
+    on_gpu = device.startswith("cuda")
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.moments: dict[int, float] = {}
             self.synchronised: list[tuple[int, float]] = []
+            self.profile: dict[str, Any] = {}
+            self.profiler: Any = None
+            self.edges = [WARM_UP, last]
+            if turns:
+                self.edges = [WARM_UP, WARM_UP + (last - PROFILED - WARM_UP) // 2, last - PROFILED]
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in (1, 100):
                 self.moments[state.global_step] = time.time() - started
-            if state.global_step in (WARM_UP, last) and device.startswith("cuda"):
+            if state.global_step in self.edges and (on_gpu or turns):
+                self.edge(state.global_step)
+            if turns and state.global_step == last:
+                self.finish_profile()
+
+        def edge(self, step: int) -> None:
+            """A window begins, ends, or both; between two of them another process has its turn."""
+            if on_gpu:
                 torch.cuda.synchronize()
-                if state.global_step == WARM_UP:
-                    torch.cuda.reset_peak_memory_stats()
-                self.synchronised.append((state.global_step, time.perf_counter()))
+            if on_gpu and step == WARM_UP:
+                torch.cuda.reset_peak_memory_stats()
+            self.synchronised.append((step, time.perf_counter()))
+            if turns is None:
+                return
+            if step == WARM_UP:
+                turns.arrive()
+            elif step != self.edges[-1]:
+                turns.end()
+            if step == self.edges[-1]:
+                self.profiler = profiled(PROFILED)
+            else:
+                turns.begin()
+                self.synchronised.append((step, time.perf_counter()))
+
+        def finish_profile(self) -> None:
+            if on_gpu:
+                torch.cuda.synchronize()
+            self.profile = self.profiler()
+            turns.end()
+
+        def windows(self) -> list[float]:
+            """Seconds a step of each window."""
+            pairs = zip(self.synchronised[1::2], self.synchronised[2::2], strict=False) if turns else ()
+            return [(ended - begun) / (end - first) for (first, begun), (end, ended) in pairs]
 
         def seconds_per_step(self) -> float | None:
             """Seconds between the two synchronised moments over the steps between them; None where there are none."""
+            if turns:
+                return statistics.mean(self.windows()) if self.windows() else None
             if len(self.synchronised) < 2:
                 return None
             (first, begun), (end, ended) = self.synchronised
             return (ended - begun) / (end - first)
 
     return Clock()
+
+
+def profiled(steps: int) -> Any:
+    """Begin to profile; call what comes back to end it: kernel time, launches and waits a step, the longest kernels."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
+
+    profiler = torch_profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    profiler.__enter__()
+    started = time.perf_counter()
+
+    def end() -> dict[str, Any]:
+        seconds = time.perf_counter() - started
+        profiler.__exit__(None, None, None)
+        averages = profiler.key_averages()
+        kernels = {entry.key: getattr(entry, "self_device_time_total", 0) / 1e3 / steps for entry in averages}
+        calls = {entry.key: entry.count / steps for entry in averages}
+        return {
+            "ms a step": 1e3 * seconds / steps,
+            "kernel ms a step": sum(kernels.values()),
+            "launches a step": sum(count for name, count in calls.items() if "Launch" in name),
+            "synchronisations a step": sum(count for name, count in calls.items() if "Synchronize" in name),
+            "longest": sorted(((round(ms, 3), name[:70]) for name, ms in kernels.items()), reverse=True)[:14],
+        }
+
+    return end
 
 
 def our_trainer(config: Any, model: Any, data: Any, folder: Path, variant: str) -> Any:
@@ -243,6 +322,25 @@ def run_child(spec: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.rstrip().split("\n")[-1])
 
 
+def run_together(specs: list[dict[str, Any]], wait: float) -> list[dict[str, Any]]:
+    """Measurements in processes that start together and take turns (turns.py), in the order of their specs.
+
+    Args:
+        specs: What each child is told.
+        wait: Seconds after which those that are ready begin without the others.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        started = []
+        for number, spec in enumerate(specs):
+            turns = {"folder": folder, "name": str(number), "wait": [len(specs), wait]}
+            told = json.dumps(spec | {"turns": turns, "started": time.time()})
+            command = [sys.executable, "-m", "tests.speed.train_speed", "--child"]
+            environment = os.environ | {"BABYLLAMA_SPEED": told}
+            started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8"))
+        said = [process.communicate()[0] for process in started]
+    return [json.loads(text.rstrip().split("\n")[-1]) for text in said]
+
+
 def show(results: dict[str, Any]) -> None:
     """The table."""
     rows = results["variants"]
@@ -275,7 +373,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     wanted = args.variants.split(",")
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
     rates = [matrix_rate(args.device)]
-    for number in range(args.rounds):
+    if args.together:
+        found = run_together([spec | {"variant": name} for name in wanted], args.wait)
+        rounds = {name: [row] for name, row in zip(wanted, found, strict=True)}
+    for number in range(0 if args.together else args.rounds):
         for name in wanted:
             rounds[name].append(run_child(spec | {"variant": name}))
             print(f"round {number + 1}: {name} {rounds[name][-1]['tokens_per_second']:,.0f} tokens/s", file=sys.stderr)
@@ -286,7 +387,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row = {
             key: statistics.median(values) if (values := [r[key] for r in runs if r[key] is not None]) else None
             for key in runs[0]
-            if key != "losses"
+            if key not in ("losses", "windows", "profile")
         }
         row["utilisation"] = row["tokens_per_second"] * row["flops_per_token"] / peak
         found[name] = row | {"rounds": [r["tokens_per_second"] for r in runs], "losses": runs[-1]["losses"]}
@@ -319,6 +420,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--together", action="store_true", help="start all variants at once, on a GPU; they take turns")
+    parser.add_argument("--wait", type=float, default=120.0, help="seconds that they wait for each other")
     parser.add_argument("--isa", choices=ISA, help="lower this processor's instruction set, here and in the processes")
     parser.add_argument("--log-every", type=int, help="steps between log entries (default: 1 on a CPU, 50 on a GPU)")
     parser.add_argument("--torch-compile", default="true", help="of ours: auto, true or false")
