@@ -97,6 +97,7 @@ def ours(
     from babyllama.models.runtime import Runtime
 
     torch._dynamo.reset()
+    torch._functorch.config.enable_autograd_cache = False  # before torch 2.13 fp16 finds the code of bf16 there
     compiling = "layers" if compiled else "off"
     model = build(kind, spec)
     prepare_layers(model, Runtime(spec.device, precision, attention, compiling, torch.get_num_threads()))

@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.gpu.rows import Report, Spec
 from tests.gpu.runs import command, configuration
@@ -78,8 +79,7 @@ def not_finite(spec: Spec) -> Report:
     plugin.write_text(POISON, encoding="utf-8")
     steps = {"max_steps": 30, "logging_steps": 10, "save_steps": 10, "eval_steps": 12, "keep": "best"}
     config = configuration(spec, **steps)
-    words = 16 * config.training.batch_size * config.data.seq_length // 3
-    config.training.save_words = [words]
+    config.training.save_words = [words_of(16, config)]
     config.plugins = [str(plugin)]
     save_config(config, spec.scratch / "run.yaml")
     done = command(
@@ -96,6 +96,15 @@ def not_finite(spec: Spec) -> Report:
     report.expect(not left, f"saved after the NaN: {', '.join(left)}")
     report.expect((run / "checkpoint-10").is_dir(), "the checkpoint before the NaN is gone")
     return report
+
+
+def words_of(step: int, config: Any) -> int:
+    """Words seen after a step: a milestone there falls behind the NaN."""
+    from train import prepare_data
+
+    data = prepare_data(config)
+    tokens = step * config.training.batch_size * config.data.seq_length
+    return int(tokens * int(data.train.words.sum()) / len(data.train.tokens))
 
 
 def saved_after(run: Path, step: int) -> list[str]:

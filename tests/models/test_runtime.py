@@ -159,3 +159,14 @@ def test_a_lowered_instruction_set_has_no_fast_bf16(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(variable, value)
     assert rt.fast_low_precision("cpu") == torch.float32
     assert _decide(_config()).precision == "fp32"
+
+
+def test_half_precision_keeps_compiled_code_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BABYLLAMA_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
+    folders = set()
+    for precision in ("bf16", "fp32", "fp16"):
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        rt.apply(rt.Runtime("cpu", precision, "eager", "layers", torch.get_num_threads(), keep_freed_memory=False))
+        folders.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folders == {str(tmp_path / "inductor"), str(tmp_path / "inductor-fp16")}
