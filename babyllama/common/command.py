@@ -68,12 +68,14 @@ class _Once(argparse._StoreAction):
         """Take the value; several values of `--eval-data a --eval-data b` are all taken."""
         if self._of is namespace and option_string is not None:
             if self.nargs not in ("+", "*"):
-                parser.error(f"{option_string}: given twice, and the last would win. {SEVERAL}")
+                hint = f". {SEVERAL}" if self.dest in TEXTS else ""
+                parser.error(f"{option_string}: given twice, and the last would win{hint}")
             values = [*getattr(namespace, self.dest), *values]
         self._of = namespace
         super().__call__(parser, namespace, values, option_string)
 
 
+TEXTS = {"data.train_path", "data.eval_path", "babylm_10m", "babylm_dev"}  # a folder or a pattern each
 SEVERAL = "Several texts: their folder, or a pattern in quotes, 'texts/*.txt'"
 
 
@@ -175,6 +177,9 @@ def _unexpected(error: Exception, debug: bool) -> int:
     if isinstance(error, PermissionError):
         print(f"error: {error.filename}: no permission to write; choose another --output-dir", file=sys.stderr)
         return 5
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of a user without an entry
+        print("error: a path begins with ~, and HOME is not set: write the whole path, or set HOME", file=sys.stderr)
+        return 2
     first = str(error).strip().split("\n")[0]
     print(f"internal error: {type(error).__name__}: {first} (--debug shows the traceback)", file=sys.stderr)
     return 1

@@ -7,6 +7,7 @@ strips control codes: a sample must not be able to move the cursor or change the
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 import unicodedata
@@ -59,6 +60,24 @@ def _print(line: str, stream: TextIO) -> None:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
+        leave_closed_terminal()
+
+
+def leave_closed_terminal() -> None:
+    """Let all further output go nowhere where the terminal is gone.
+
+    A bar's last line and Python's own flush at the end would raise as well, and cost the exit code that tells a
+    training with a checkpoint (129) from one without.
+    """
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                continue
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 def printable(text: str) -> str:

@@ -20,11 +20,11 @@ def human_count(number: float) -> str:
 def human_seconds(seconds: float) -> str:
     """Return a duration.
 
-    >>> human_seconds(0.42), human_seconds(252), human_seconds(7_500)
-    ('0.4 s', '4 min 12 s', '2 h 5 min')
+    >>> human_seconds(0.42), human_seconds(9.97), human_seconds(59.6), human_seconds(252), human_seconds(7_500)
+    ('0.4 s', '10 s', '1 min 0 s', '4 min 12 s', '2 h 5 min')
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

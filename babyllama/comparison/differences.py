@@ -166,7 +166,7 @@ def compare_all(
     """Compare every two groups of runs in every metric, with Holm's correction over each family of metrics.
 
     Returns:
-        One dict a comparison: metric, a, b, the fields of `statistics.Comparison`, p_corrected, holds, better, note.
+        One dict a comparison: metric, a, b, the fields of `paired_tests.Comparison`, p_corrected, holds, better, note.
     """
     by_name = {run.name: run for run in runs}
     found = []

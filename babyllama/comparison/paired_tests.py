@@ -75,7 +75,7 @@ def sign_permutation(differences: np.ndarray, *, permutations: int = PERMUTATION
     Args:
         differences: (N,) per item, A minus B; items without a difference decide nothing.
         permutations: Random sign patterns where not all are tried.
-        seed: Seed of the bootstrap draws.
+        seed: Seed of the random sign patterns.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[values != 0]

@@ -35,7 +35,9 @@ from babyllama.comparison.paired_tests import Comparison
 
 
 def label_permutation(scores_a: Sequence[float], scores_b: Sequence[float]) -> tuple[float, float]:
-    """Two-sided p-value of the difference of means over every relabelling of the seeds, and the smallest possible one.
+    """Two-sided p-value of the difference of means over the relabellings of the seeds, and the smallest possible one.
+
+    All relabellings up to 50,000; else (1 + count) / (1 + 10,000) of random ones, which is never 0.
 
     >>> label_permutation([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
     (0.1, 0.1)
@@ -45,13 +47,15 @@ def label_permutation(scores_a: Sequence[float], scores_b: Sequence[float]) -> t
     observed = abs(np.mean(scores_a) - np.mean(scores_b)) * (1 - 1e-12)
     if math.comb(total, size) > 50_000:  # ten against ten: more than anyone trains; random relabellings do
         generator = np.random.Generator(np.random.PCG64(0))
-        chosen = np.array([generator.permutation(total)[:size] for _ in range(10_000)])
+        drawn = [generator.permutation(total)[:size] for _ in range(10_000)]
+        chosen, smallest = np.array([range(size), *drawn]), 1 / (1 + len(drawn))  # the seeds as they are count as well
     else:
+        smallest = None
         chosen = np.array(list(combinations(range(total), size)))
     sums = pooled[chosen].sum(axis=1)
     gaps = np.abs(sums / size - (pooled.sum() - sums) / (total - size))
     both_ways = 2 if size * 2 == total else 1  # swapping equal groups gives the same gap
-    return float(np.mean(gaps >= observed)), both_ways / len(chosen)
+    return float(np.mean(gaps >= observed)), smallest or both_ways / len(chosen)
 
 
 def compare_seeds(

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from babyllama.common.errors import ConfigError
@@ -28,7 +27,7 @@ from babyllama.config.schema import (
     Config,
     TrainingConfig,
 )
-from babyllama.config.yaml_reader import read_yaml
+from babyllama.config.yaml_reader import read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -262,9 +261,12 @@ def save_config(config: Config, path: str | Path) -> None:
     plain["plugins"] = [_absolute(path) for path in config.plugins]
     if config.model.init_from:
         plain["model"]["init_from"] = _absolute(config.model.init_from)
+    plain["training"]["decay_from"] = _absolute(config.training.decay_from)
+    if config.distillation:
+        plain["distillation"]["teachers"] = [_absolute(path) for path in config.distillation.teachers]
     if config.curriculum and config.curriculum.model:
         plain["curriculum"]["model"] = _absolute(config.curriculum.model)
-    write_text_atomic(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    write_text_atomic(path, write_yaml(plain))
 
 
 def _absolute(path: str | None) -> str | None:

@@ -68,6 +68,7 @@ RUN_FILES = (
     TEST_RESULTS,
 )
 
+REPLACED = ".replaced"  # where --overwrite keeps the old run until the new one has something that loads
 LONGEST_STEM = 120  # bytes of a corpus's part of a run's name: a file system takes 255 of a folder's
 _JOINERS = "\u200c\u200d"  # zero-width, but they tell words of Persian and of Indic scripts apart
 

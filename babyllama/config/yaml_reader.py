@@ -1,4 +1,4 @@
-"""Read YAML so that a value means what its writer meant.
+"""Read YAML so that a value means what its writer meant, and write it so that it is read back as the same.
 
 PyYAML follows YAML 1.1: `3e-4` stays a string, `1:30` becomes 90, `no` becomes False and the second of two equal keys
 wins in silence. Here numbers are read as people write them; duplicate keys and tags are errors with line and column.
@@ -47,14 +47,25 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+_NUMBERS = (
+    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
     ),
-    list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either this reader or one of YAML 1.1 takes for a number: a run may be called 1e3."""
+
+
+for _resolver in _NUMBERS:
+    _Loader.add_implicit_resolver(*_resolver)
+    _Dumper.add_implicit_resolver(*_resolver)
 _Loader.add_constructor(None, _refuse_tag)
 _Loader.add_constructor("tag:yaml.org,2002:float", _flat_float)
 
@@ -72,3 +83,17 @@ def read_yaml(text: str, source: str) -> Any:  # noqa: ANN401 - YAML
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
         raise ConfigError(f"{source}: {place}{problem}") from None
+
+
+def write_yaml(value: object, *, width: int = 80) -> str:
+    """Return YAML that `read_yaml` reads as the same value, keys in their order.
+
+    Args:
+        value: Dicts, lists and scalars.
+        width: Columns after which a long text goes on in the next line.
+
+    >>> print(write_yaml({"name": "1e3", "lr": 0.001}), end="")
+    name: '1e3'
+    lr: 0.001
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)

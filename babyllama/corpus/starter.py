@@ -158,9 +158,9 @@ def _with_key(lines: list[str], section: str, key: str, choice: Choice) -> list[
 
 def _scalar(value: str | int) -> str:
     """A YAML scalar: quoted where a path has characters that YAML reads."""
-    import yaml
+    from babyllama.config.yaml_reader import write_yaml
 
-    return yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("\n...\n").rstrip("\n")
+    return write_yaml(value, width=10_000).removesuffix("\n...\n").rstrip("\n")
 
 
 def has_gpu() -> bool:

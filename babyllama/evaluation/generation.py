@@ -70,7 +70,7 @@ def generate(
         temperature: Divisor of the logits; 0 is greedy.
         top_k: Number of likeliest tokens to choose among.
         sampling: All settings of the choice, in place of `temperature` and `top_k`.
-        seed: Seed of the choice: same seed, same text.
+        seed: Seed of the choice: the same texts for the same seed, prompts and batch_size.
         batch_size: Number of prompts of one forward pass.
     """
     if max_new_tokens < 1:

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from babyllama.common import distributed
+from babyllama.common.cache_folders import cache_home
+from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
+from babyllama.config.schema import Config
+from babyllama.models.architectures import TABLE
 
 # Whether compiling pays is decided from estimates for one H100 (docs/performance.md); auto means no more than that.
 EAGER_FLOPS = 4e14  # model FLOP/s of an eager step that the card's arithmetic bounds
@@ -194,6 +199,29 @@ def compile_seconds(cache: Path) -> float:
     folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache))
     warm = folder.is_dir() and any(folder.iterdir())
     return WARM_COMPILE_SECONDS if warm else COLD_COMPILE_SECONDS
+
+
+def inductor_cache(precision: str) -> Path:
+    """Return the folder of compiled code; half precision has one of its own.
+
+    Before torch 2.13 the key of a compiled layer says that autocast is on, but not in which precision: a run in fp16
+    after one in bf16 took the other's code and computed in bf16 (gradients of a Llama on an H100 off by 1.5% instead of
+    0.2%; torch 2.11).
+    """
+    return cache_home() / ("inductor-fp16" if precision == "fp16" else "inductor")
+
+
+def step_is_recorded(config: Config, device: str, precision: str) -> bool:
+    """Return whether a step is replayed as a CUDA graph: one process, one part a step, no fp16, no teachers."""
+    wanted = config.training.cuda_graphs
+    possible = device.startswith("cuda") and distributed.world_size() == 1 and precision != "fp16"
+    possible = possible and config.training.parts == 1 and config.distillation is None
+    if wanted is True and not possible:
+        say(
+            "cuda_graphs: only on one CUDA GPU, in bf16 or fp32, with the batch in one part and without teachers: "
+            "steps are not recorded"
+        )
+    return possible and (wanted is True or (wanted == "auto" and config.model.type in TABLE))
 
 
 def free_bytes(device: str) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from babyllama.common.console import say
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
-from babyllama.config.run_layout import MODEL_CONFIG, RUN_FINGERPRINT, TRAINING_CONFIG, TRAINING_METRICS
+from babyllama.config.run_layout import MODEL_CONFIG, REPLACED, RUN_FINGERPRINT, TRAINING_CONFIG, TRAINING_METRICS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +31,9 @@ def _require(folder: Path) -> None:
     if not (folder / MODEL_CONFIG).is_file():
         inside = sorted(path.name for path in folder.glob("checkpoint-*"))
         hint = f"; did you mean {folder / inside[-1]}?" if inside else ""
+        old = folder / REPLACED
+        if (old / MODEL_CONFIG).is_file():  # killed in an --overwrite, before its first checkpoint
+            hint = f"; the run that was to be replaced is whole in {old}: the next training here puts it back"
         raise CheckpointError(f"{folder}: no config.json: not a model folder{hint}")
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for path in folder.glob("*.bin")]

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama import SPINS
 from babyllama.common import distributed
-from babyllama.common.cache_folders import cache_home
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.glibc_memory import keep_freed_memory
 from babyllama.config.schema import Config, TrainingConfig
-from babyllama.models.architectures import TABLE
 from babyllama.models.gpu import (
     compile_obstacle,
     compile_seconds,
     compiling_saves,
     compute_deterministically,
+    inductor_cache,
     pinned_gpu,
+    step_is_recorded,
 )
 
 if TYPE_CHECKING:
@@ -166,21 +166,8 @@ def decide(config: Config, *, total_steps: int, num_parameters: int) -> Runtime:
         tf32=training.tf32,
         muon_precision=_muon_precision(device) if training.optimizer == "muon" else None,
         deterministic=training.deterministic,
-        graphs=_graphs(config, device, precision),
+        graphs=step_is_recorded(config, device, precision),
     )
-
-
-def _graphs(config: Config, device: str, precision: str) -> bool:
-    """Whether a step is replayed as a CUDA graph: one process, one part a step, no fp16 loss scale, no teachers."""
-    wanted = config.training.cuda_graphs
-    possible = device.startswith("cuda") and distributed.world_size() == 1 and precision != "fp16"
-    possible = possible and config.training.parts == 1 and config.distillation is None
-    if wanted is True and not possible:
-        say(
-            "cuda_graphs: only on one CUDA GPU, in bf16 or fp32, with the batch in one part and without teachers: "
-            "steps are not recorded"
-        )
-    return possible and (wanted is True or (wanted == "auto" and config.model.type in TABLE))
 
 
 def _muon_precision(device: str) -> str:
@@ -303,16 +290,6 @@ def _compile(training: TrainingConfig, device: str, precision: str, size: RunSiz
         saved = compiling_saves(COMPILE_GAIN, size.micro_steps, size.layers, size.flops)
         return "layers" if saved > compile_seconds(inductor_cache(precision)) else "off"
     return "layers" if COMPILE_GAIN * size.flops / _cpu_rate(precision) > COMPILE_SECONDS else "off"
-
-
-def inductor_cache(precision: str) -> Path:
-    """Return the folder of compiled code; half precision has one of its own.
-
-    Before torch 2.13 the key of a compiled layer says that autocast is on, but not in which precision: a run in fp16
-    after one in bf16 took the other's code and computed in bf16 (gradients of a Llama on an H100 off by 1.5% instead of
-    0.2%; torch 2.11).
-    """
-    return cache_home() / ("inductor-fp16" if precision == "fp16" else "inductor")
 
 
 def compiler_missing(device: str) -> str | None:

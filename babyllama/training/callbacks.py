@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common import distributed
-from babyllama.common.console import say
+from babyllama.common.console import leave_closed_terminal, say
 from babyllama.common.distributed import is_main_process
 from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
@@ -243,5 +243,6 @@ class Terminal(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
         if self._bar is not None:
+            leave_closed_terminal()  # the bar draws itself a last time
             self._bar.stop()
             self._bar = None

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from babyllama.common.console import say
 from babyllama.common.distributed import is_main_process
-from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, RUN_FILES, TRAINING_METRICS
+from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, REPLACED, RUN_FILES, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, is_complete, step_of
 
-ASIDE, MOVING, DELETING = ".replaced", ".replaced.moving", ".replaced.deleting"
+ASIDE, MOVING, DELETING = REPLACED, f"{REPLACED}.moving", f"{REPLACED}.deleting"
 
 
 def run_parts(run_dir: Path) -> list[Path]:

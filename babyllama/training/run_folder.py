@@ -136,6 +136,7 @@ def refuse_own_inputs(run_dir: Path, config: Config) -> None:
     teachers = config.distillation.teachers if config.distillation else []
     inputs = [
         ("model.init_from", config.model.init_from),
+        ("training.decay_from", config.training.decay_from),
         *(("distillation.teachers", path) for path in teachers),
         ("data.tokenizer_path", config.data.tokenizer_path),
         ("data.train_path", config.data.train_path),

@@ -64,15 +64,16 @@ class StopSignals:
             self._pipe = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, urgent = self._urgent, number in URGENT
+        twice, urgent = self._urgent, number in URGENT
         self._urgent |= urgent
-        if again and urgent:
+        if twice and urgent:
             os._exit(128 + number)
         if self.received:
             return
         self.received = number
         name = signal.Signals(number).name
-        warn(f"{name}: finishing the step, then a checkpoint; once more ends at once")
+        again = "once more" if urgent else "SIGTERM twice"
+        warn(f"{name}: finishing the step, then a checkpoint; {again} ends at once")
 
     def watch(self, on_silence: Callable[[int], None]) -> None:
         """End by `on_silence(number)` where a SIGTERM is not followed by an agreement within PATIENCE.

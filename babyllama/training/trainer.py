@@ -43,8 +43,8 @@ from babyllama.models.structure import spare_the_walks, weights_are_finite
 from babyllama.training.callbacks import BestKeeper, CollectSeldom
 from babyllama.training.optim import build_optimizer
 from babyllama.training.recipes.short_start import cut_chunks, short_steps
-from babyllama.training.step_graph import StepGraph
 from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
+from babyllama.training.timing.step_graph import StepGraph
 
 if TYPE_CHECKING:
     from babyllama.data.epoch_order import ChunkSet
@@ -208,7 +208,7 @@ class BabyTrainer(Trainer):
         last = f"the last good checkpoint is {good}" if good else "no checkpoint had been written"
         step = self.state.global_step + 1 if step is None else step
         raise NumericError(
-            f"the loss became {value} at step {step:,}: training stopped before anything was saved; {last}. "
+            f"the loss became {value} at step {step:,}: training stopped before that step was saved; {last}. "
             "Try a lower training.lr or a longer training.warmup_steps."
         )
 

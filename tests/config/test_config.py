@@ -10,7 +10,7 @@ import pytest
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.flags import add_config_flags, config_from_args
-from babyllama.config.loading import config_notices, json_schema, load_config, save_config
+from babyllama.config.loading import config_from_dict, config_notices, json_schema, load_config, save_config
 from babyllama.config.reference import configuration_page, description
 from babyllama.config.run_layout import corpus_stem, preset_paths, run_dir
 from babyllama.config.schema import SECTIONS, Config
@@ -102,6 +102,17 @@ def test_text_that_yaml_leaves_is_read_as_meant(tmp_path: Path) -> None:
     assert (config.training.lr, config.training.fp16, config.training.max_steps) == (3e-4, True, 1000)
 
 
+@pytest.mark.parametrize(
+    "name", ["1e3", "2E5", "1.5e3", "1_0.5", "0x1F", "010", "1:30", "no", "null", "2024", ".5", "09"]
+)
+def test_a_saved_name_is_read_back_as_the_same_text(tmp_path: Path, name: str) -> None:
+    """PyYAML writes 1e3 without quotes, since YAML 1.1 has it as text; a run of that name could not be evaluated."""
+    config = config_from_dict({"model": {"type": "Llama", "name": name}, "data": {"mix": {"1e3": 2, "b": 1e-8}}})
+    save_config(config, tmp_path / "saved.yaml")
+    again = load_config(tmp_path / "saved.yaml")
+    assert (again.model, again.data.mix, again.training) == (config.model, config.data.mix, config.training)
+
+
 def test_older_layouts_load_unchanged(tmp_path: Path) -> None:
     text = "student:\n  type: Llama\noptimization:\n  weight_decay: 0.2\n  adam_beta2: 0.99\n"
     config = _load(tmp_path, text)
@@ -115,6 +126,17 @@ def test_a_saved_config_loads_back_to_the_same(tmp_path: Path) -> None:
     assert Path(again.data.train_path).is_absolute()
     assert again.training == config.training
     assert again.model == config.model
+
+
+def test_every_path_of_a_saved_config_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teachers' and the trunk's were not: the saved file did not train from another folder."""
+    monkeypatch.chdir(tmp_path)
+    overrides = ["training.decay_from=t/checkpoint-4", "training.lr_scheduler=wsd", "model.init_from=m"]
+    config = _load(tmp_path, GOOD, *overrides, "distillation.teachers=[a, b/c]", "plugins=[p.py]")
+    save_config(config, tmp_path / "saved.yaml")
+    again = load_config(tmp_path / "saved.yaml")
+    paths = [*again.distillation.teachers, again.training.decay_from, again.model.init_from, *again.plugins]
+    assert paths == [str(tmp_path / name) for name in ("a", "b/c", "t/checkpoint-4", "m", "p.py")]
 
 
 @pytest.mark.parametrize("name", sorted(preset_paths()))

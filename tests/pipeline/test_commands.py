@@ -63,7 +63,23 @@ def test_flags_in_front_of_a_command_are_not_lost_in_silence() -> None:
 def test_a_flag_given_twice_never_drops_its_first_value(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main.main(argv)
-    assert "given twice, and the last would win" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "given twice, and the last would win" in said
+    assert ("Several texts" in said) == (argv[-2] in {"--train-path", "--babylm-10m"})  # not of a rate
+
+
+def test_a_path_at_home_without_a_home_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container's random user has no HOME and no entry: `internal error: RuntimeError`, exit 1."""
+    from babyllama.common.command import run_command
+
+    def expand(_: object) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", expand)
+    assert run_command(main.main, ["--config", "llama-10M", "--train-path", "~/texts"]) == 2
+    assert "error: a path begins with ~, and HOME is not set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["train"]])

@@ -81,12 +81,13 @@ def test_a_new_checkpoint_lets_the_old_run_go(copy: tuple[Path, Path]) -> None:
     assert not (run / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("key", ["model.init_from", "data.tokenizer_path"])
+@pytest.mark.parametrize("key", ["model.init_from", "data.tokenizer_path", "training.decay_from"])
 def test_overwrite_refuses_to_replace_what_it_reads(copy: tuple[Path, Path], key: str) -> None:
     corpus, run = copy
     before = content(run)
+    recipe = {"training__lr_scheduler": "wsd"} if key == "training.decay_from" else {}
     with pytest.raises(ConfigError, match=f"{key}: .* lies in"):
-        train(settings(corpus, run.parent, **{key.replace(".", "__"): str(run)}), overwrite=True)
+        train(settings(corpus, run.parent, **{key.replace(".", "__"): str(run)}, **recipe), overwrite=True)
     assert content(run) == before
 
 
@@ -138,6 +139,17 @@ def test_out_of_memory_then_the_same_command_again(
     assert train(config()).already_finished
 
 
+def test_a_killed_overwrite_says_where_the_old_run_is(copy: tuple[Path, Path]) -> None:
+    """`no config.json: not a model folder` was all that evaluate said, while the finished run lay in .replaced."""
+    from babyllama.common.errors import CheckpointError
+    from babyllama.models.loading import load_model
+
+    _, run = copy
+    replaced.put_aside(run)
+    with pytest.raises(CheckpointError, match=r"the run that was to be replaced is whole in .*\.replaced"):
+        load_model(run)
+
+
 SIGNALLED = """
 import sys
 from tests.tiny_runs import settings
@@ -185,6 +197,25 @@ def test_a_closed_terminal_ends_with_a_checkpoint(tmp_path: Path) -> None:
     with running(tmp_path, ignored=False) as process:
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=120) == 129
+    assert list((tmp_path / "models" / "run").glob("checkpoint-*/checkpoint_manifest.json"))
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no terminals of POSIX")
+def test_a_terminal_that_is_really_gone_ends_with_a_checkpoint(tmp_path: Path) -> None:
+    """The bar's last line raised OSError (EIO), then the error's own line: a traceback and exit 1."""
+    corpus, root = write_corpus(tmp_path / "corpus", range(120)), Path(__file__).resolve().parents[2]
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(root)
+        argv = [sys.executable, "-c", SIGNALLED, str(corpus), str(tmp_path / "models")]
+        os.execve(sys.executable, argv, os.environ | {"PYTHONPATH": str(root), "TERM": "xterm"})
+    log, deadline = tmp_path / "models" / "run" / "log_history.jsonl", time.monotonic() + 240
+    while not (log.is_file() and log.stat().st_size):
+        assert os.read(terminal, 65536)
+        assert time.monotonic() < deadline, "the training did not begin"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
     assert list((tmp_path / "models" / "run").glob("checkpoint-*/checkpoint_manifest.json"))
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from babyllama.config.schema import Config
-from babyllama.models import runtime as rt
-from babyllama.training.step_graph import WARM_UP, StepGraph
+from babyllama.models.gpu import step_is_recorded
+from babyllama.training.timing.step_graph import WARM_UP, StepGraph
 
 LLAMA = {"type": "Llama", "name": "run"}
 
@@ -124,11 +124,11 @@ def test_steps_are_recorded_on_one_gpu_in_one_part(
     device: str, precision: str, overrides: dict[str, object], expected: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Config(model=LLAMA, training=overrides)
-    assert rt._graphs(config, device, precision) is expected
+    assert step_is_recorded(config, device, precision) is expected
     assert ("cuda_graphs: only on one CUDA GPU" in capsys.readouterr().out) == bool(overrides.get("cuda_graphs"))
 
 
 def test_auto_leaves_a_plugins_model_and_teachers_alone() -> None:
-    assert not rt._graphs(Config(model=LLAMA | {"type": "Mine"}), "cuda", "bf16")
-    assert rt._graphs(Config(model=LLAMA | {"type": "Mine"}, training={"cuda_graphs": True}), "cuda", "bf16")
-    assert not rt._graphs(Config(model=LLAMA, distillation={"teachers": ["t"]}), "cuda", "bf16")
+    assert not step_is_recorded(Config(model=LLAMA | {"type": "Mine"}), "cuda", "bf16")
+    assert step_is_recorded(Config(model=LLAMA | {"type": "Mine"}, training={"cuda_graphs": True}), "cuda", "bf16")
+    assert not step_is_recorded(Config(model=LLAMA, distillation={"teachers": ["t"]}), "cuda", "bf16")

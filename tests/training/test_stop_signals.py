@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from babyllama.training.stop_signals import StopSignals
+
 STUCK = """
 import ctypes
 from babyllama.training.stop_signals import StopSignals
@@ -35,3 +37,20 @@ def test_a_second_sigterm_ends_a_main_thread_that_waits_for_ever() -> None:
         assert child.wait(timeout=60) == 128 + signal.SIGTERM
     finally:
         child.kill()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has neither signal")
+@pytest.mark.parametrize(
+    ("name", "way"), [("SIGTERM", "once more"), ("SIGHUP", "SIGTERM twice"), ("SIGUSR1", "SIGTERM twice")]
+)
+def test_the_line_says_what_ends_at_once(name: str, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second SIGUSR1 or SIGHUP is not listened to, and the line said that it ends."""
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        with StopSignals() as signals:
+            for _ in range(1 if way == "once more" else 2):
+                signal.raise_signal(getattr(signal, name))
+        assert signals.received == getattr(signal, name)
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert capsys.readouterr().err == f"{name}: finishing the step, then a checkpoint; {way} ends at once\n"

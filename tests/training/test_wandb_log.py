@@ -33,6 +33,38 @@ def test_the_proxy_is_what_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> N
     wandb.teardown()
 
 
+@pytest.mark.parametrize(
+    ("named", "asked"), [("127.0.0.1:{port}", None), ("http://127.0.0.1", ("127.0.0.1", 80)), ("squid", ("squid", 80))]
+)
+def test_a_proxy_is_asked_where_it_listens(
+    monkeypatch: pytest.MonkeyPatch, named: str, asked: tuple[str, int] | None
+) -> None:
+    """`HTTPS_PROXY=proxy:3128` has no scheme: its host was None, and W&B always offline; port 443 was guessed."""
+    import wandb
+
+    from babyllama.training.live import wandb_log
+
+    for name in ("http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.invalid")
+    wandb.teardown()
+    seen: list[tuple[str, int]] = []
+    real = socket.create_connection
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        seen.append(address)
+        return real(("127.0.0.1", port), timeout)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(wandb_log.socket, "create_connection", connect)
+        monkeypatch.setenv("HTTPS_PROXY", named.format(port=port))
+        assert wandb_mode() == ("online", "connected")
+    assert seen == [asked or ("127.0.0.1", port)]
+    wandb.teardown()
+
+
 @pytest.mark.integration
 def test_the_pinned_version_is_closed_without_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,11 +1,11 @@
-"""report.html while a training goes on: rewritten at every point of the held-out curve, final when the run is.
+"""report.html while a training goes on: rewritten at points of the held-out curve, final when the run is.
 
 The page is one file that a browser reads from the disk: it says how far the run is, draws the curve, shows what the
 model writes at this moment, and loads itself again as long as the run goes on. It is written whole or not at all, so
 after a kill -9 the last one stands there and says since when there was no news; a resume goes on with it.
 
-It may cost 1% of the training's time, and keeps to that by itself: what an update would exceed is left out (first the
-updates at log lines, then the samples, then the page of a point). What an update takes is measured as it goes.
+Its updates may cost 1% of the training's time, and keep to that by themselves: what would exceed it is left out
+(first the updates at log lines, then the samples, then the page of a point). What an update takes is measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights & Biases, started by us so that it can never stop or delay a training.
+"""Weights & Biases, started by us so that it cannot stop a training, nor delay its start by more than 23 seconds.
 
 The Trainer's own callback calls `wandb.init` without an id and waits 90 s for a server that does not answer. Here the
 mode is decided first (offline without a key or without a connection), the id is kept in the run folder so that a
@@ -27,6 +27,7 @@ from babyllama.config.schema import Config
 
 DEFAULT_PROJECT = "babyllama"
 CONNECT_SECONDS = 3.0
+PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 def project_name(config: Config) -> str:
@@ -47,18 +48,24 @@ def wandb_mode() -> tuple[str, str]:
         return "offline", "no API key (wandb login)"
     if proxy := proxy_for(settings.base_url):  # on such clusters only the proxy reaches the outside
         address = urlparse(proxy)
+    place = (address.hostname, address.port or PORTS.get(address.scheme, 443))
     try:
-        with socket.create_connection((address.hostname, address.port or 443), timeout=CONNECT_SECONDS):
+        with socket.create_connection(place, timeout=CONNECT_SECONDS):
             return "online", "connected"
     except OSError as error:
         return "offline", f"{address.hostname} cannot be reached: {error}"
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for an address, None where it is reached without."""
+    """Return the proxy that the environment names for an address, None where it is reached without.
+
+    `HTTPS_PROXY=proxy:3128` is http://proxy:3128, as for curl, pip and W&B itself.
+    """
     found = urlparse(url)
     proxy = getproxies().get(found.scheme)
-    return proxy if proxy and not proxy_bypass(found.hostname or "") else None
+    if not proxy or proxy_bypass(found.hostname or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _first_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from babyllama.training.start import Start
 
 UNTIMED, TIMED = 2, 4  # the first steps compile, fault pages in and fill caches
-SHARE, TIMED_SECONDS = 0.05, 5.0  # of the budget, and at most, that timed steps take: quick ones are timed often
+SHARE, TIMED_SECONDS = 0.05, 5.0  # of the budget, and at most, for more than TIMED steps: quick ones are timed often
 # Steps of the training over timed ones; once it was 1.08, on a machine that slowed down after half a minute.
 MARGIN = 1.04
 DISK_RATE = 2e8  # bytes a second of a checkpoint with its checksums: 0.6 s for a 10M model's 116 MB
@@ -98,7 +98,7 @@ def rehearse(
         train_set: Packed training chunks; the first batch is computed again and again.
         valid_set: Packed held-out chunks.
         curve_chunks: Chunks of a point of the held-out curve.
-        seconds: The budget, of which the timed steps take at most a twentieth.
+        seconds: The budget; more than six steps are timed only within a twentieth of it.
     """
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if runtime.device.startswith("cuda") else None

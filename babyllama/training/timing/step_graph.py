@@ -119,9 +119,11 @@ class StepGraph:
         shape = (fixed, *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in sorted(inputs.items())))
         if shape in self.recorded:
             return self.recorded[shape].run(inputs, count)
+        # The first passes as they are: they compile, and find their memory.
         self.eager[shape] += 1
         if self.eager[shape] <= WARM_UP:
             return self.recorder.warm_up(lambda: compute(inputs, count))
+        # Record, or go on as before.
         try:
             self.recorded[shape] = self._record(compute, inputs, count)
         except RuntimeError as error:
