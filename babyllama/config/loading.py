@@ -123,6 +123,7 @@ def config_from_dict(raw: object, source: str = "config", overrides: Mapping[str
     overrides = dict(overrides or {})
     # Older layouts, then the overrides over the file.
     problems = _modernize(raw, source)
+    problems += _take_quick_start(raw, source, overrides)
     problems += _lay_over(raw, overrides)
     problems += _unknown_keys(raw, source)
     notices = adapt_to_overrides(raw, overrides)
@@ -177,6 +178,20 @@ def _modernize(raw: dict[str, Any], source: str) -> list[str]:
     if isinstance(model, dict) and isinstance(model.get("type"), str):
         model["type"] = TYPES.get(model["type"].lower(), model["type"])
     return problems
+
+
+def _take_quick_start(raw: dict[str, Any], source: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Lay `training.quick_start` over the section where the text is the embedded corpus, and drop it elsewhere."""
+    training, data = raw.get("training"), raw.get("data")
+    if not isinstance(training, dict) or training.get("quick_start") is None:
+        return []
+    short = training.pop("quick_start")
+    if not isinstance(short, dict):
+        return [f"{source}: training.quick_start: expected keys of training and their values, found {short!r}"]
+    text = overrides.get("data.train_path", data.get("train_path") if isinstance(data, dict) else None)
+    if text in (None, "synthetic"):
+        training.update(short)
+    return []
 
 
 def _lay_over(raw: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:

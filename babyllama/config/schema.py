@@ -202,6 +202,8 @@ class TrainingConfig(Section):
     """Minutes of training: the number of steps is fixed once from timed steps, epochs repeat the text until then."""
     quick_start_minutes: Annotated[float, Field(gt=0)] | None = None
     """Upper bound of minutes for one epoch of the embedded corpus; other text and other lengths do not look at it."""
+    quick_start: dict[str, Any] | None = None
+    """Keys of this section that hold instead where the text is the embedded corpus: a preset's short recipe for it."""
     warmup_steps: float = Field(0.05, ge=0)
     """Warm-up of the learning rate: a count, or below 1 a share of the run."""
     lr_scheduler: Literal["cosine", "wsd", "linear", "constant"] = "cosine"

@@ -22,7 +22,7 @@ BATCH = 32  # sequences of a step in llama-10M's recipe
 WANTED_STEPS, MOST_EPOCHS = 300, 10
 BYTES_A_TOKEN = 3.7  # byte-level BPE of 16,000 tokens on English (babylm_like: 3.66)
 CPU_WORDS = 20_000_000  # beyond it an epoch takes a processor a day
-QUICK_START = "  quick_start_minutes:"  # of the embedded corpus only: nothing to read past in a file for another text
+QUICK_START = "  quick_start"  # of the embedded corpus only: nothing to read past in a file for another text
 
 
 @dataclass(frozen=True)

@@ -258,3 +258,36 @@ def test_every_key_has_a_description_of_a_sentence() -> None:
 def test_the_string_none_is_no_value_only_where_a_key_may_have_none() -> None:
     config = Config(model={"type": "Llama", "n_head": "None"}, data={"train_path": "None", "eval_path": "none"})
     assert (config.model.n_head, config.data.eval_path, config.data.train_path) == (None, None, "None")
+
+
+QUICK = """
+model: {type: Llama}
+training:
+  batch_size: 128
+  num_epochs: 10
+  quick_start: {batch_size: 32, num_epochs: 1, quick_start_minutes: 4}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (32, 1, 4)),
+        (["data.train_path=synthetic"], (32, 1, 4)),
+        (["training.num_epochs=3"], (32, 3, 4)),  # what is typed wins
+        (["data.train_path=books"], (128, 10, None)),
+    ],
+)
+def test_the_embedded_corpus_has_its_own_short_recipe(
+    tmp_path: Path, overrides: list[str], expected: tuple[int, int, int | None]
+) -> None:
+    training = _load(tmp_path, QUICK, *overrides).training
+    assert (training.batch_size, training.num_epochs, training.quick_start_minutes) == expected
+    assert training.quick_start is None
+
+
+def test_a_short_recipe_is_checked_as_the_section_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.batchsize: unknown key; did you mean training.batch_size"):
+        _load(tmp_path, QUICK.replace("{batch_size", "{batchsize"))
+    with pytest.raises(ConfigError, match=r"training.quick_start: expected keys of training and their values, found 4"):
+        _load(tmp_path, "model: {type: Llama}\ntraining: {quick_start: 4}\n")
