@@ -18,7 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-BATCH = 32  # sequences of a step in llama-10M's recipe
+from babyllama.config.loading import load_config
+from babyllama.config.run_layout import preset_paths
+
+SMALL_BATCH = 32  # sequences of a step where a text is too small for 300 steps of the preset's
 WANTED_STEPS, MOST_EPOCHS = 300, 10
 BYTES_A_TOKEN = 3.7  # byte-level BPE of 16,000 tokens on English (babylm_like: 3.66)
 CPU_WORDS = 20_000_000  # beyond it an epoch takes a processor a day
@@ -81,7 +84,9 @@ def choose(facts: TextFacts, *, gpu: bool, seq_length: int = 128) -> Starter:
     # How many passes give the wanted steps.
     preset, why = _preset(facts.words, gpu)
     tokens = facts.bytes / BYTES_A_TOKEN
-    steps = max(1, round(tokens / (BATCH * seq_length)))
+    own = load_config(preset_paths()[preset]).training.batch_size
+    batch = own if MOST_EPOCHS * tokens >= WANTED_STEPS * own * seq_length else min(own, SMALL_BATCH)
+    steps = max(1, round(tokens / (batch * seq_length)))
     epochs = min(MOST_EPOCHS, max(1, round(WANTED_STEPS / steps)))
     held_out = (
         f"{facts.held_out} *.dev files of the folder are held out"
@@ -98,6 +103,9 @@ def choose(facts: TextFacts, *, gpu: bool, seq_length: int = 128) -> Starter:
             f"a pass is about {steps:,} steps; wanted are {WANTED_STEPS} and at most {MOST_EPOCHS} passes",
         ),
     ]
+    if batch != own:
+        reason = f"steps of {batch * seq_length:,} tokens: the text is too small for {WANTED_STEPS} larger ones"
+        choices.append(Choice("training.batch_size", batch, reason))
     if epochs > 1:
         choices.append(Choice("training.keep", "best", "a small text is learned by heart after some passes"))
     return Starter(preset, why, tuple(choices))

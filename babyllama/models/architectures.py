@@ -189,6 +189,7 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> 
 
 RECIPE_EVIDENCE = (
     "measured with three seeds",
+    "measured with two seeds",
     "rate checked at this size",
     "extrapolated from llama-10M",
     "taken from a paper",
@@ -205,7 +206,7 @@ def recipe_evidence(path: Path) -> str:
         ConfigError: The file has no such comment, or one that does not begin with one of `RECIPE_EVIDENCE`.
 
     >>> recipe_evidence(preset_paths()["llama-10M"])
-    'rate checked at this size'
+    'measured with two seeds'
     """
     for line in path.read_text(encoding="utf-8").splitlines():
         stated = line.removeprefix("# Recipe: ").split(":")[0]

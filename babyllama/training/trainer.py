@@ -317,6 +317,7 @@ class BabyTrainer(Trainer):
         return metrics
 
 
+@torch.no_grad()
 def packed_loss(trainer: BabyTrainer, chunks: int) -> float:
     """Return mean negative log-likelihood per predicted token over evenly spaced chunks, in the training's precision.
 

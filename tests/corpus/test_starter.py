@@ -19,21 +19,22 @@ def _facts(words: int, path: str = "my_texts", held_out: int = 0) -> TextFacts:
 
 
 @pytest.mark.parametrize(
-    ("words", "gpu", "preset", "epochs"),
+    ("words", "gpu", "preset", "epochs", "batch"),
     [
-        (20_000, False, "llama-10M", "10"),
-        (215_000, False, "llama-10M", "4"),
-        (6_000_000, False, "llama-10M", "1"),
-        (1_000_000, True, "llama-16M", "1"),
-        (10_000_000, True, "llama-58M", "1"),
-        (100_000_000, True, "llama-97M-strict", "1"),
+        (20_000, False, "llama-10M", "10", 32),
+        (215_000, False, "llama-10M", "4", 32),
+        (6_000_000, False, "llama-10M", "1", None),  # the preset's own
+        (1_000_000, True, "llama-16M", "4", None),
+        (10_000_000, True, "llama-58M", "1", None),
+        (100_000_000, True, "llama-97M-strict", "1", None),
     ],
 )
-def test_what_is_chosen(words: int, gpu: bool, preset: str, epochs: str) -> None:
+def test_what_is_chosen(words: int, gpu: bool, preset: str, epochs: str, batch: int | None) -> None:
     starter = choose(_facts(words), gpu=gpu)
     chosen = {choice.key: choice.value for choice in starter.choices}
     assert (starter.preset, chosen["training.num_epochs"]) == (preset, int(epochs))
     assert ("training.keep" in chosen) == (epochs != "1")
+    assert chosen.get("training.batch_size") == batch
     assert all(choice.reason for choice in starter.choices)
 
 
