@@ -164,10 +164,11 @@ BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
 BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass
 
 
-HEAD_BLOCK_ROWS = 1024  # rows whose logits the fused head holds at once (fused_loss.py)
+HEAD_BLOCK_ROWS = 1024  # rows whose logits the fused head holds at once on a CPU (fused_loss.py)
+CUDA_HEAD_ENTRIES = 2**28  # logits that it holds at once on a GPU
 
 
-def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> int:
+def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int, *, gpu: bool = False) -> int:
     """Estimate the memory of a training step: weights, optimizer, activations of one part, the head's buffers.
 
     Args:
@@ -175,6 +176,7 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> 
         vocab_size: Tokens in the vocabulary.
         parameters: Parameters of the model.
         parts: Parts that a step is computed in, over all devices.
+        gpu: Whether a GPU computes, where the head takes more rows at once.
 
     >>> config = load_config(preset_paths()["llama-97M"])
     >>> [round(step_bytes(config, 16_000, 97_000_000, parts) / 1e9, 1) for parts in (1, 4, 8)]
@@ -183,7 +185,8 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int) -> 
     model = config.model
     tokens = config.training.batch_size * config.data.seq_length // parts
     kept = parameters * (BYTES_PER_PARAMETER + 2)  # and a cast of the weights in 16 bits
-    head = vocab_size * model.hidden_size * 4 + HEAD_BLOCK_ROWS * vocab_size * 10  # d(weight); logits, powers, 16 bits
+    entries = min(CUDA_HEAD_ENTRIES, tokens * vocab_size) if gpu else HEAD_BLOCK_ROWS * vocab_size
+    head = vocab_size * model.hidden_size * 4 + entries * 10  # d(weight); logits, powers, 16 bits
     return kept + head + tokens * model.n_layer * model.hidden_size * BYTES_PER_ACTIVATION
 
 

@@ -170,7 +170,9 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) ->
     if free is None or config.model.type not in TABLE:
         return fitting[0]
     parameters = count_parameters(config, vocab_size)
-    bytes_of = {n: step_bytes(config, vocab_size, parameters, n * processes) for n in fitting}
+    bytes_of = {
+        n: step_bytes(config, vocab_size, parameters, n * processes, gpu=device.startswith("cuda")) for n in fitting
+    }
     parts = next((n for n in fitting if bytes_of[n] <= FULL * free), fitting[-1])
     say(f"gradient_accumulation_steps: {parts} (about {human_bytes(bytes_of[parts])} of {human_bytes(free)} free)")
     return parts
