@@ -159,11 +159,13 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) ->
     training, processes = config.training, distributed.world_size()
     if training.gradient_accumulation_steps != "auto":
         return training.parts
+    # A run that began keeps what it began with.
     key = "training.gradient_accumulation_steps"
     earlier = read_json(run_dir / RUN_FINGERPRINT).get(key) if (run_dir / RUN_FINGERPRINT).is_file() else None
     if isinstance(earlier, int) and training.batch_size % (earlier * processes) == 0:
         say(f"gradient_accumulation_steps: {earlier}, as this run began")
         return earlier
+    # Else the fewest parts whose estimate fits into the free memory.
     free = free_bytes(device)
     most = training.batch_size // processes
     fitting = [n for n in range(1, most + 1) if training.batch_size % (n * processes) == 0]
