@@ -84,7 +84,7 @@ def choose(facts: TextFacts, *, gpu: bool, seq_length: int = 128) -> Starter:
     # How many passes give the wanted steps.
     preset, why = _preset(facts.words, gpu)
     tokens = facts.bytes / BYTES_A_TOKEN
-    own = load_config(preset_paths()[preset]).training.batch_size
+    own = load_config(preset_paths()[preset], flags={"data.train_path": facts.path}).training.batch_size
     batch = own if MOST_EPOCHS * tokens >= WANTED_STEPS * own * seq_length else min(own, SMALL_BATCH)
     steps = max(1, round(tokens / (batch * seq_length)))
     epochs = min(MOST_EPOCHS, max(1, round(WANTED_STEPS / steps)))

@@ -35,6 +35,8 @@ def test_a_preset_builds_to_its_size(name: str) -> None:
 
 def test_the_table_lists_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert {preset.name for preset in presets()} == set(preset_paths())
+    [first] = [preset for preset in presets() if preset.name == "llama-10M"]
+    assert (first.tokens_per_step, first.epochs) == (16_384, 10)  # of a text of one's own, not the quick start's
     print_presets(presets())
     assert "llama-10M" in capsys.readouterr().out
 
