@@ -96,6 +96,28 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+def distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Name folders by their last part, and those that share it by as many parts in front as tell them apart.
+
+    Args:
+        folders: Different folders, absolute.
+
+    >>> list(distinct_names([Path("/a/x"), Path("/b/models/y"), Path("/c/models/y")]))
+    ['x', 'b/models/y', 'c/models/y']
+    """
+    named: dict[str, list[Path]] = {}
+    for folder in folders:
+        named.setdefault(folder.name, []).append(folder)
+    found: dict[Path, str] = {}
+    for alike in named.values():
+        parts = [folder.as_posix().split("/") for folder in alike]
+        depth = 1
+        while len({tuple(part[-depth:]) for part in parts}) < len(parts):
+            depth += 1
+        found |= {folder: "/".join(part[-depth:]) for folder, part in zip(alike, parts, strict=True)}
+    return {found[folder]: folder for folder in folders}
+
+
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     """`--debug`: tracebacks."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyllama.common.command import distinct_names
 from babyllama.common.errors import ConfigError
 from babyllama.common.provenance import program
 from babyllama.config.run_layout import TRAINING_LOG
@@ -88,7 +89,7 @@ class BenchmarkRun:
 
 
 def named_folders(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
-    """Return folders by their names; a name that occurs twice gets its parent's in front.
+    """Return folders by their names; where a name occurs twice, as many of its parents' in front as tell them apart.
 
     Raises:
         ConfigError: There are none.
@@ -96,8 +97,7 @@ def named_folders(checkpoints: Sequence[str | Path]) -> dict[str, Path]:
     paths = list(dict.fromkeys(Path(path).expanduser().resolve() for path in checkpoints))
     if not paths:
         raise ConfigError(f"no runs to compare: give their folders, e.g. {program()} benchmark models/*")
-    names = [path.name for path in paths]
-    return {path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path for path in paths}
+    return distinct_names(paths)
 
 
 def resolve_groups(groups: Mapping[str, Sequence[str]], runs: Sequence[BenchmarkRun]) -> dict[str, list[str]]:

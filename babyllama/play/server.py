@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
@@ -63,6 +64,11 @@ class PlayServer(ThreadingHTTPServer):
             hint = "another program has it? --port 0 takes a free one"
             raise ConfigError(f"--port {port}: cannot listen on {ADDRESS}: {error.strerror}; {hint}") from None
         self.page = render_page(self.writers, defaults).encode()
+
+    def server_bind(self) -> None:
+        """Take the port without looking up the address's name, as `HTTPServer` would: a name server might be asked."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
     @property
     def port(self) -> int:
@@ -148,13 +154,14 @@ class PlayHandler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             raise ConfigError("Content-Type: application/json is needed")
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            if length.isdigit():  # a sender that is not read meets a closed door instead of the line
+        counted = length.isdecimal() and len(length) < 20
+        if not counted or int(length) > MOST_BYTES:
+            if counted:  # a sender that is not read meets a closed door instead of the line
                 self.rfile.read(min(int(length), 10 * MOST_BYTES))
             raise ConfigError(f"a request of at most {MOST_BYTES:,} bytes, with its length, is needed")
         try:
             given = json.loads(self.rfile.read(int(length)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the request is no JSON: {error}") from None
         if not isinstance(given, dict):
             raise ConfigError("a JSON object is needed")
@@ -175,7 +182,10 @@ class PlayHandler(BaseHTTPRequestHandler):
     def _write(self, given: Mapping[str, Any]) -> None:
         """Send a text as it is written; a reader that leaves ends the writing."""
         writer, prompt = self._chosen(given, "prompt")
-        settings = settings_from(given.get("settings") or {})
+        wanted = given.get("settings") or {}
+        if not isinstance(wanted, dict):
+            raise ConfigError("settings: an object of names and values is needed")
+        settings = settings_from(wanted)
         self._head(HTTPStatus.OK, "text/event-stream; charset=utf-8")
         started = time.perf_counter()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,15 @@ class WritingSettings:
             raise ConfigError(f"seed {self.seed}: 0 or more, below 2^63")
 
 
+def _is_number(value: object, whole: bool) -> bool:
+    """Return whether a value is a number that can be used; JSON's Infinity and integers beyond a float are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(value, int):
+        return abs(value) < 2**1000
+    return math.isfinite(value) and (not whole or value.is_integer())
+
+
 def settings_from(values: Mapping[str, Any]) -> WritingSettings:
     """Make settings of plain values, as a page sends them or flags give them.
 
@@ -55,8 +65,9 @@ def settings_from(values: Mapping[str, Any]) -> WritingSettings:
     for name, default in defaults.items():
         value = values.get(name, default)
         whole = isinstance(default, int)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
-            raise ConfigError(f"{name.replace('_', '-')} {value!r}: a {'whole ' if whole else ''}number is needed")
+        if not _is_number(value, whole):
+            shown = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else "of so many digits"
+            raise ConfigError(f"{name.replace('_', '-')} {shown}: a {'whole ' if whole else ''}number is needed")
         numbers[name] = int(value) if whole else float(value)
     stop = values.get("stop", ())
     if not isinstance(stop, (list, tuple)) or not all(isinstance(text, str) for text in stop):

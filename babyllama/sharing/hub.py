@@ -2,8 +2,10 @@
 
 A branch is one commit, so a reader never sees half of it. Before a branch is uploaded, what lies there is compared by
 content (git's SHA-1 for small files, SHA-256 for large ones), and only what differs is sent: a second run uploads
-nothing, and after a kill the command goes on with the branch it was at. Milestones begin at the repository's first
-commit, so that no file of the final model lies on their branches.
+nothing, and after a kill the command goes on with the branch it was at. Weights and files of the tokenizer that lie on
+a branch and no longer in the folder (shards beside a later single file) are removed in the same commit; whatever else
+lies there stays. Milestones begin at the repository's first commit, so that no file of the final model lies on their
+branches.
 
 The access token is read by huggingface_hub (`hf auth login`, or HF_TOKEN) and never passes through our hands: it cannot
 be given on the command line, where other users of the machine would see it, and stands in no message.
@@ -12,12 +14,12 @@ be given on the command line, where other users of the machine would see it, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
-from babyllama.sharing.hub_files import MAIN, Branch, PublishedFile
+from babyllama.sharing.hub_files import MAIN, Branch, PublishedFile, is_of_model
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -79,21 +81,29 @@ class Hub:
             first = self._api.list_repo_commits(self.repo_id)[-1].commit_id
             self._api.create_branch(self.repo_id, branch=name, revision=first, exist_ok=True)
 
-    def changed(self, branch: Branch) -> list[PublishedFile]:
-        """Return the files of a branch whose content is not on the hub yet."""
+    def changed(self, branch: Branch) -> tuple[list[PublishedFile], list[str]]:
+        """Return the files of a branch whose content is not on the hub yet, and names of files to be removed there.
+
+        The latter are weights and tokenizer of an earlier publication, which a reader might take for the model's.
+        """
         with _told(self.repo_id):
             there = {
                 entry.path: entry
                 for entry in self._api.list_repo_tree(self.repo_id, revision=branch.name, recursive=True)
                 if hasattr(entry, "blob_id")
             }
-        return [file for file in branch.files if file.name not in there or not _same(file, there[file.name])]
+        wanted = {file.name for file in branch.files}
+        files = [file for file in branch.files if file.name not in there or not _same(file, there[file.name])]
+        return files, sorted(name for name in there if name not in wanted and is_of_model(name))
 
-    def upload(self, branch: str, files: list[PublishedFile], message: str) -> None:
-        """Upload files in one commit."""
-        from huggingface_hub import CommitOperationAdd
+    def upload(self, branch: str, files: list[PublishedFile], message: str, removed: Sequence[str] = ()) -> None:
+        """Upload files, and remove others, in one commit."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file.source) for file in files]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file.source) for file in files
+        ]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in removed]
         with _told(self.repo_id):
             self._api.create_commit(self.repo_id, operations, commit_message=message, revision=branch)
 
@@ -114,11 +124,12 @@ def publish_branches(hub: Hub, branches: list[Branch], say: Callable[[str], None
     for branch in branches:
         if branch.name != MAIN and branch.name not in there:
             hub.add_branch(branch.name)
-        files = hub.changed(branch)
-        if files:
-            hub.upload(branch.name, files, f"Publish {branch.name} with BabyLlama")
+        files, left = hub.changed(branch)
+        if files or left:
+            hub.upload(branch.name, files, f"Publish {branch.name} with BabyLlama", left)
         uploaded += len(files)
         rest = "" if files else ", all were there"
+        rest += f"; removed, of an earlier publication: {', '.join(left)}" if left else ""
         say(f"{branch.name}: {len(files)} of {len(branch.files)} files uploaded{rest}")
     return uploaded
 

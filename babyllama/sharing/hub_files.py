@@ -5,19 +5,24 @@ log of the machine) stays, whatever else a run folder comes to hold. The final m
 milestone (`chck_1M` ...) a branch of its own name, as BabyLM's evaluation looks for them.
 
 Records name the folders they were made in. Those paths are cut before a file leaves: `/home/anna/thesis/data/x.train`
-says who and where, which is nobody's business; figures are untouched.
+says who and where, which is nobody's business; figures are untouched. Cut are the folders that this command knows (the
+run's, the working folder, home) and those of every absolute path that configuration, results or command line name.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import html
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from babyllama.common.errors import CheckpointError
+from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
 from babyllama.config import run_layout
+from babyllama.config.yaml_reader import read_yaml
 from babyllama.sharing.model_index import eval_results
 
 WEIGHTS = (
@@ -46,6 +51,7 @@ RECORDS = (
     run_layout.SAMPLES,
     run_layout.REPORT,
 )
+_RESULTS = (run_layout.EVALUATION_RESULTS, run_layout.MILESTONE_RESULTS)
 CARD, MAIN, MILESTONES = run_layout.MODEL_CARD, "main", "chck_*"
 TEXTS = (".json", ".jsonl", ".yaml", ".txt", ".html")  # of RECORDS: what paths are cut from
 
@@ -104,6 +110,15 @@ def branches(run_dir: Path, repo_id: str, *, milestones: bool = True) -> list[Br
     return found
 
 
+def is_of_model(name: str) -> bool:
+    """Return whether a file of this name is weights or tokenizer, which decide what is loaded.
+
+    >>> is_of_model("model-00001-of-00002.safetensors"), is_of_model("notes.md"), is_of_model("old/config.json")
+    (True, False, False)
+    """
+    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in WEIGHTS + TOKENIZER)
+
+
 def left_out(run_dir: Path) -> list[str]:
     """Return names of folders that are called like milestones and have no record of one: they are not published."""
     return sorted(path.name for path in run_dir.glob(MILESTONES) if not (path / run_layout.MILESTONE).is_file())
@@ -116,7 +131,7 @@ def _branch(name: str, folder: Path, repo_id: str, run_dir: Path) -> Branch:
         if not path.is_file():
             continue
         # A link is followed for what a model does not load without, as HuggingFace's cache keeps it; no record is one.
-        if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in WEIGHTS + TOKENIZER):
+        if is_of_model(path.name):
             files.append(PublishedFile(path.name, path))
         elif path.name in RECORDS and path.suffix in TEXTS and not path.is_symlink():
             text = without_local_paths(path.read_text(encoding="utf-8"), run_dir)
@@ -156,11 +171,42 @@ def without_local_paths(text: str, run_dir: Path) -> str:
     >>> without_local_paths('{"a": "/home/anna/models/x/y.json", "b": 0.123}', Path("/home/anna/models/x"))
     '{"a": "x/y.json", "b": 0.123}'
     """
-    places = [run_dir.resolve().parent, Path.cwd(), Path.cwd().parent, Path.home(), Path.home().parent]
+    places = {run_dir.resolve().parent, Path.cwd(), Path.cwd().parent, Path.home(), Path.home().parent}
+    places |= _named_folders(run_dir)
     for place in sorted({str(place) for place in places if len(place.parts) > 1}, key=len, reverse=True):
         cut = place + os.sep
-        text = text.replace(cut, "").replace(cut.replace("\\", "\\\\"), "")  # JSON doubles a backslash
+        for spelled in (cut, cut.replace("\\", "\\\\"), html.escape(cut)):  # as JSON and the page write it
+            text = text.replace(spelled, "")
     return text
+
+
+def _named_folders(run_dir: Path) -> set[Path]:
+    """Return the folders around what a run's records name by an absolute path: text and data of other disks."""
+    found: set[Path] = set()
+    for name in (run_layout.TRAINING_CONFIG, run_layout.TRAINING_METRICS, *_RESULTS):
+        path = run_dir / name
+        try:
+            record = read_yaml(path.read_text(encoding="utf-8"), name) if path.suffix == ".yaml" else read_json(path)
+        except (OSError, ValueError, ConfigError):
+            continue
+        for text in _strings(record):
+            for word in (text, *(word.rpartition("=")[2] for word in text.split())):
+                if Path(word).is_absolute() and "\n" not in word:
+                    found.add(Path(word).parent)
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON or YAML
+    """Yield the texts in a record, but for those that a model wrote."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if key not in ("generation", "samples"):
+                yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
 
 
 def main_card(run_dir: Path, repo_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from babyllama.comparison import differences, paired_tests, seed_tests
 from babyllama.comparison.paired_tests import compare_choices, compare_documents, compare_shares, holm, sign_permutation
+from babyllama.comparison.runs import named_folders
 from babyllama.comparison.seed_tests import compare_seeds, label_permutation
 from babyllama.evaluation import consistency
 from babyllama.evaluation.intervals import bootstrap_ratio
@@ -19,6 +21,13 @@ from babyllama.evaluation.intervals import bootstrap_ratio
 @pytest.mark.parametrize("module", [paired_tests, seed_tests, differences, consistency], ids=lambda m: m.__name__)
 def test_the_worked_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_runs_of_one_name_in_folders_of_one_name_are_all_compared(tmp_path: Path) -> None:
+    folders = [tmp_path / place for place in ("a/models/llama", "b/models/llama", "models/gpt")]
+    assert list(named_folders(folders)) == ["a/models/llama", "b/models/llama", "gpt"]
+    assert list(named_folders(folders).values()) == [folder.resolve() for folder in folders]
+    assert list(named_folders(folders[1:])) == ["llama", "gpt"]
 
 
 def test_sign_permutation_random_and_exact_agree() -> None:

@@ -56,6 +56,33 @@ def test_an_earlier_task_stays_until_it_is_measured_again_or_the_weights_change(
     assert items == ["completion"]
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip", "no object"])
+def test_items_that_a_damaged_sidecar_loses_are_told(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, sidecar = tmp_path / "evaluation_results.json", tmp_path / "evaluation_items.jsonl.gz"
+    items = [{"task": "minimal_pairs", "uid": f"{number * 7919 % 1009}"} for number in range(300)]
+    write_results(results("a", minimal_pairs={"accuracy": 0.6}), items, target)
+    whole = sidecar.read_bytes()
+    middle = len(whole) // 2
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :] for place in range(middle, middle + 40)
+    ]
+    contents = {"cut": [whole[:middle]], "flipped": flipped, "no gzip": [b"x"], "no object": [gzip.compress(b"1\n")]}
+    for content in contents[damage]:
+        sidecar.write_bytes(content)
+        capsys.readouterr()
+        write_results(results("a", completion={"accuracy": 0.1}), [{"task": "completion"}], target)
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "evaluation_items" in line]
+        assert str(sidecar) in line.replace("\n", "")
+        assert "minimal_pairs" in line
+        found, tasks = read(tmp_path)
+        assert tasks == ["completion"]
+        assert found["minimal_pairs"] == {"accuracy": 0.6}, "the figures stay"
+        target.unlink()
+        write_results(results("a", minimal_pairs={"accuracy": 0.6}), items, target)
+
+
 def test_a_plugin_s_task_that_raises_names_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(RAISES, encoding="utf-8")
     plugins.load_plugins([tmp_path / "mine.py"])

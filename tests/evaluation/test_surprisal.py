@@ -89,6 +89,25 @@ def test_a_context_is_seen_and_not_scored(tiny_llama: Any, tiny_tokenizer: Any) 
     assert [text[u.start : u.end].strip() for u in alone.words()] == text.split()
 
 
+def test_a_word_without_a_token_joins_the_one_before_it() -> None:
+    from babyllama.evaluation.surprisal.scores import TextSurprisal
+
+    # A tokenizer that drops what it does not know: no token covers the zero-width blank.
+    found = TextSurprisal("a \u200b bc", [(0, 1), (3, 6)], ["a", " bc"], np.array([1.0, 2.0]), None)
+    assert [(unit.start, unit.end, unit.bits) for unit in found.words()] == [(0, 3, 1.0), (3, 6, 2.0)]
+
+
+def test_behind_a_context_the_first_word_is_corrected_like_any_other(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    context, text = "The little dog", "ran to the old house."
+    (joined,) = score_texts(tiny_llama, tiny_tokenizer, [f"{context} {text}"], window=128)
+    (behind,) = score_texts(tiny_llama, tiny_tokenizer, [text], [context], window=128)
+    wanted = [unit.corrected for unit in joined.words()[3:]]
+    assert [unit.corrected for unit in behind.words()] == pytest.approx(wanted, rel=1e-6)
+    (alone,) = score_texts(tiny_llama, tiny_tokenizer, [text], window=128)
+    first = alone.words()[0]
+    assert first.corrected == pytest.approx(first.bits + alone.boundary[first.tokens]), "BOS is no word that ends"
+
+
 def test_a_text_longer_than_the_window_sees_half_a_window_before_each_token(
     tiny_llama: Any, tiny_tokenizer: Any
 ) -> None:

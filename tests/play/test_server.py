@@ -118,6 +118,12 @@ def test_the_page_itself_is_let_in(server: PlayServer) -> None:
         ("/write", {"run": 2, "prompt": "x"}, JSON, 400, "run 2"),
         ("/write", {"prompt": 5}, JSON, 400, "prompt"),
         ("/write", {"prompt": "x", "settings": {"top_p": 3}}, JSON, 400, "top-p"),
+        ("/write", {"prompt": "x", "settings": [1]}, JSON, 400, "settings"),
+        ("/write", '{"prompt": "x", "settings": {"seed": Infinity}}', JSON, 400, "seed"),
+        ("/write", '{"prompt": "x", "settings": {"top_k": NaN}}', JSON, 400, "top-k"),
+        ("/write", '{"prompt": "x", "settings": {"temperature": 1' + "0" * 400 + "}}", JSON, 400, "temperature"),
+        ("/write", "[" * 200_000, JSON, 400, "no JSON"),
+        ("/write", {"prompt": "x"}, JSON | {"Content_Length": "\u00b2"}, 400, "1,000,000 bytes"),
         ("/surprisal", {"text": "x" * 200_000}, JSON, 400, "100,000 characters"),
         ("/write", "x" * 1_100_000, JSON, 400, "1,000,000 bytes"),
         ("/other", {}, JSON, 404, "nothing here"),
@@ -200,6 +206,17 @@ def test_a_long_text_is_rolled_through(server: PlayServer, monkeypatch: pytest.M
     assert found["bits"] == pytest.approx(float(bits.sum()), abs=1e-3)
     assert "".join(piece["text"] for piece in found["pieces"]) == text
     assert colour(writer, "") == {"pieces": [], "bits": 0, "tokens": 0, "bytes": 0}
+
+
+def test_no_name_server_is_asked(server: PlayServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> str:
+        raise AssertionError("a name was looked up")
+
+    for name in ("getfqdn", "gethostbyaddr", "gethostbyname"):
+        monkeypatch.setattr(socket, name, asked)
+    with PlayServer(server.writers, 0, WritingSettings()) as made:
+        assert made.server_address[0] == "127.0.0.1"
+        assert made.server_port == made.port
 
 
 def test_a_taken_port_is_told(server: PlayServer) -> None:

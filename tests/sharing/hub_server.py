@@ -128,6 +128,9 @@ class HubServer:
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.large[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+                continue
             else:
                 continue
             self.uploaded.append((branch, value["path"]))

@@ -140,6 +140,40 @@ def test_a_second_run_uploads_nothing_and_a_changed_file_alone_is_sent(
 
 
 @pytest.mark.integration
+def test_weights_of_an_earlier_publication_do_not_stay_beside_the_new_ones(
+    hub_server: HubServer, tiny_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Tiny"
+    shutil.copytree(tiny_run, folder)
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name in shards:
+        shutil.copyfile(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": {}})
+    _publish(hub_server, folder)
+    repository = hub_server.repositories[REPOSITORY]
+    assert set(shards) <= set(repository.files("main"))
+    owners = {"notes.md": b"the owner's", "onnx/config.json": b"{}"}
+    repository.files("main").update(owners)
+
+    shutil.copyfile(folder / shards[0], folder / "model.safetensors")
+    for name in (*shards, "model.safetensors.index.json"):
+        (folder / name).unlink()
+    commits = len(repository.commits)
+    uploaded, lines = _publish(hub_server, folder)
+    files = repository.files("main")
+    assert uploaded == 1
+    assert "model.safetensors" in files
+    assert not {*shards, "model.safetensors.index.json"} & set(files), "transformers would read the shards"
+    assert {name: files[name] for name in owners} == owners
+    assert len(repository.commits) == commits + 1, "one commit, so that no reader finds a model without weights"
+    assert lines[0].endswith(
+        f"; removed, of an earlier publication: {', '.join([*shards, 'model.safetensors.index.json'])}"
+    )
+    assert _publish(hub_server, folder) == (0, [f"main: 0 of {len(files) - 3} files uploaded, all were there"])
+
+
+@pytest.mark.integration
 def test_the_card_has_every_figure_to_the_last_digit_and_keeps_what_its_owner_wrote(
     hub_server: HubServer, run_dir: Path
 ) -> None:
@@ -289,6 +323,21 @@ def test_records_leave_without_the_folders_of_this_machine(run_dir: Path) -> Non
     assert str(Path.home()) not in files["training_metrics.json"].read().decode()
     assert read_json(run_dir / "evaluation_results.json")["checkpoint"] == str(run_dir), "the run itself is untouched"
     assert without_local_paths("/other/place", run_dir) == "/other/place"
+
+
+def test_folders_of_other_disks_do_not_leave_either(tmp_path: Path) -> None:
+    (tmp_path / "training_config.yaml").write_text("data: {train_path: /srv/anna & co/corpora/x.train}\n", "utf-8")
+    command = "main.py --set model.init_from=/mnt/thesis/base"
+    samples = {"samples": [{"prompt": "/one/two", "completion": " or three"}]}
+    results = {"eval_data": ["/scratch/berta/dev.txt"], "command": command, "generation": samples}
+    write_json(tmp_path / "evaluation_results.json", results)
+    text = json.dumps(results) + "/srv/anna & co/corpora/y.train <td>/srv/anna &amp; co/corpora/x.train</td> /one/two"
+    found = without_local_paths(text, tmp_path)
+    assert not [name for name in ("anna", "berta", "thesis", "scratch") if name in found]
+    assert '["dev.txt"]' in found
+    assert "init_from=base" in found
+    assert found.endswith("y.train <td>x.train</td> /one/two"), "what a model wrote is no path"
+    assert '"prompt": "/one/two"' in found
 
 
 def test_a_server_error_says_that_the_same_command_goes_on(hub_server: HubServer, run_dir: Path) -> None:

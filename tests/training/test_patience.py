@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from transformers import TrainerCallback
@@ -17,7 +17,7 @@ from babyllama.config.loading import load_config
 from babyllama.config.run_layout import REPORT, TRAINING_LOG, TRAINING_METRICS
 from babyllama.config.schema import Config, TrainingConfig
 from babyllama.pages.run_page import read_log
-from babyllama.training.recipes.patience import decayed_length, first_exhausted
+from babyllama.training.recipes.patience import Patience, decayed_length, first_exhausted
 from tests.runs import config_for, corpus, weights
 from train import train
 
@@ -41,6 +41,27 @@ def test_decay_that_begins_early_is_the_planned_one_of_a_shorter_run(fraction: f
         total = decayed_length(step, fraction, 10**9)
         assert total - round(fraction * total) == step or total == step + 1
     assert decayed_length(90, fraction, 100) == 100 or fraction == 0.1
+
+
+@pytest.mark.parametrize(("exhausted", "end"), [(600, (600, 857)), (700, None)])
+def test_where_the_planned_decay_begins_the_run_goes_on_into_it(exhausted: int, end: tuple[int, int] | None) -> None:
+    config = Config(
+        model={"type": "Llama"},
+        training={"patience": 2, "lr_scheduler": "wsd", "decay_fraction": 0.3, "warmup_steps": 50},
+    )
+    callback = Patience(cast("Any", None), config, planned_steps=1000)
+    log = [{"step": step, "valid_loss": 5 - min(step, exhausted - 200) / 1000} for step in range(100, 1100, 100)]
+    found = callback.decision(log)
+    assert (found and (found.step, found.total_steps)) == end
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_without_a_decay_the_last_point_may_still_end_it(schedule: str) -> None:
+    config = Config(model={"type": "Llama"}, training={"patience": 2, "lr_scheduler": schedule})
+    log = [{"step": step, "valid_loss": 5 - min(step, 800) / 1000} for step in range(100, 1100, 100)]
+    found = Patience(cast("Any", None), config, planned_steps=1000).decision(log)
+    assert found is not None
+    assert (found.step, found.total_steps, found.decays) == (1000, 1000, False)
 
 
 def test_patience_keeps_the_best_weights_unless_told_otherwise() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,15 @@ def write_results(results: dict[str, Any], items: Iterable[dict[str, Any]], targ
 
 
 def _write_items(path: Path, items: Iterable[Mapping[str, Any]], kept: Sequence[str]) -> None:
-    """Write items as gzipped JSON lines, those of the kept tasks in front."""
+    """Write items as gzipped JSON lines, those of the kept tasks in front; says where those cannot be read."""
     earlier: list[dict[str, Any]] = []
     if kept and path.is_file():
         try:
             lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
             earlier = [item for line in lines if line and (item := json.loads(line)).get("task") in kept]
-        except (OSError, EOFError, ValueError):
-            earlier = []
+        except (OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
+            lost = f"the items of {', '.join(kept)} of earlier are lost: measure again what is to be compared"
+            say(f"{path}: damaged ({type(error).__name__}): {lost}")
     text = "".join(to_json(item, indent=None) + "\n" for item in [*earlier, *items])
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0))

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyllama.common.command import distinct_names
 from babyllama.common.console import progress, say
 from babyllama.common.errors import ConfigError, DataError
 from babyllama.common.records import ROWS, kind_of, read_rows, require_column
@@ -158,12 +159,11 @@ def without_marks(text: str, mark: str | None) -> tuple[str, list[int]]:
 
 
 def _names(runs: list[str]) -> dict[str, Path]:
-    """Return folders by name; two of one name are told apart by the folder around them."""
+    """Return folders by name; two of one name are told apart by the folders around them."""
     paths = [Path(run).expanduser().resolve() for run in runs]
     if len(set(paths)) < len(paths):
         raise ConfigError("surprisal: a run is named twice")
-    twice = {name for name, count in Counter(path.name for path in paths).items() if count > 1}
-    return {f"{path.parent.name}/{path.name}" if path.name in twice else path.name: path for path in paths}
+    return distinct_names(paths)
 
 
 def _score(

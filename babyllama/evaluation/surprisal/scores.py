@@ -10,13 +10,13 @@ Chinese characters) makes one word of them.
 probability that a token with a blank in front follows context c, the probability of a word w between blanks is
 
     p'(w | c) = p(w | c) B(c w) / B(c)        (Pimentel and Meister 2024, arXiv 2406.14561; Oh and Schuler 2024,
-                                               arXiv 2406.10851); the text's first word has no B(c)
+                                               arXiv 2406.10851); the first word of all has no B(c)
 
 Over a text the factors cancel but for the last B. There is no such correction for a tokenizer without blanks at the
 front, nor in a script without spaces.
 
-A text longer than the window is rolled through in windows that overlap by half, so that every token sees at least half
-a window before it.
+A text longer than the window is rolled through in windows that overlap by half, so that every token sees all that
+stands before it, or at least half a window of it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class TextSurprisal:
         pieces: The tokens as the tokenizer spells them.
         bits: (T,) float64, surprisal of each token.
         boundary: (T + 1,) float64, -log2 B before each token and behind the last; None where there is no correction.
+        has_context: Whether something was read before the first token, whose word then has a B before it.
     """
 
     text: str
@@ -82,13 +84,15 @@ class TextSurprisal:
     pieces: list[str]
     bits: np.ndarray
     boundary: np.ndarray | None
+    has_context: bool = False
 
     def unit(self, start: int, end: int, first: int, last: int) -> Unit:
         """Return tokens `first` to `last` (not included) as one unit of the characters `start` to `end`."""
         bits = float(self.bits[first:last].sum())
         corrected = None
         if self.boundary is not None and last > first:
-            corrected = bits + float(self.boundary[last]) - (float(self.boundary[first]) if first else 0.0)
+            before = float(self.boundary[first]) if first or self.has_context else 0.0
+            corrected = bits + float(self.boundary[last]) - before
         return Unit(start, end, last - first, bits, corrected)
 
     def tokens(self) -> list[Unit]:
@@ -112,12 +116,13 @@ class TextSurprisal:
         firsts = np.array([self._first_letter(span) for span in self.spans], dtype=np.int64)
         lasts = np.array([self._last_letter(span) for span in self.spans], dtype=np.int64)
         begins: list[tuple[int, int]] = []  # character and token at which each unit begins
-        for start in starts:
+        for start, behind in pairwise([*starts, len(self.text)]):
             token = int(np.searchsorted(firsts, start))
             inside = token > 0 and lasts[token - 1] >= start
+            begun = token < len(firsts) and firsts[token] < behind
             if not begins:
                 begins.append((0, 0))
-            elif not inside and begins[-1][1] < token < len(firsts):
+            elif begun and not inside and begins[-1][1] < token:
                 begins.append((start, token))
         ends = [*begins[1:], (len(self.text), len(self.bits))] if begins else []
         return [self.unit(a, b, i, j) for (a, i), (b, j) in zip(begins, ends, strict=True)]
@@ -214,7 +219,7 @@ def _of_text(text: str, before: int, encoding: Encoding, values: np.ndarray, has
     spans = [(max(0, start - before), max(0, end - before)) for start, end in encoding.offsets[skip:]]
     correct = has_boundary and not writes_unspaced(text)
     bits, boundary = values[0, skip:-1], values[1, skip:]
-    return TextSurprisal(text, spans, encoding.tokens[skip:], bits, boundary if correct else None)
+    return TextSurprisal(text, spans, encoding.tokens[skip:], bits, boundary if correct else None, has_context=skip > 0)
 
 
 @full_float32()

@@ -1,13 +1,15 @@
 """Early stopping (`training.patience`): a run that only overfits ends, and under wsd its decay begins.
 
 A point of the held-out curve that is not below the best one so far is a point without improvement; after `patience` of
-them in a row (Prechelt 1998, "Early Stopping: But When?", criterion UP) the run has nothing more to learn at this rate:
+them in a row (close to criterion UP of Prechelt 1998, "Early Stopping: But When?", which counts points above the one
+before them) the run has nothing more to learn at this rate:
 
 * cosine, linear, constant: the training ends at that point.
 * wsd: the rate is still at its peak, and a decay is what such a run gains most by. It begins at that point and takes
   `decay_fraction` of the run that results: s steps behind it become a run of s / (1 - decay_fraction). That is the run
-  that `max_steps` of this length would have given, to the bit, where `warmup_steps` is a count. During a decay,
-  planned or not, patience waits for its end.
+  that `max_steps` of this length would have given, to the bit, where `warmup_steps` is a count and nothing else is a
+  share of the run (a curriculum, `data.start_length`). During a decay, planned or not, patience waits for its end: at
+  the step where the planned one begins it decides nothing.
 
 Points before a curriculum shows all of the text do not count. Everything is read off the log of the curve, which each
 checkpoint holds: a resume comes to the same decision at the same step.
@@ -124,8 +126,8 @@ class Patience(TrainerCallback):
         self.end: EarlyEnd | None = None
         learning = config.curriculum
         self._from = 0 if learning is None else learning.full_at * planned_steps
-        decay = schedule_arguments(config.training, planned_steps).get("lr_scheduler_kwargs", {})
-        self._to = planned_steps - decay.get("num_decay_steps", 0)
+        decay = schedule_arguments(config.training, planned_steps).get("lr_scheduler_kwargs", {}).get("num_decay_steps")
+        self._to = planned_steps if decay is None else planned_steps - decay - 1
 
     def decision(self, log: Sequence[dict[str, Any]]) -> EarlyEnd | None:
         """Return what a log of the run decides, None where patience has not run out."""
@@ -135,7 +137,7 @@ class Patience(TrainerCallback):
         if found is None:
             return None
         step = found[0]
-        decays = self.training.lr_scheduler == "wsd" and step < self._to
+        decays = self.training.lr_scheduler == "wsd"
         total = decayed_length(step, self.training.decay_fraction, self.planned) if decays else step
         return EarlyEnd(*found, total, patience)
 
