@@ -1,8 +1,8 @@
 """From per-item scores of several runs to the list of differences that hold.
 
-A *contestant* is a recipe with its seeds, or a single run. Every two group_runs are compared in every metric that both
-have items for: single runs item by item (`statistics`), recipes with seeds over seeds (`seed_statistics`). Holm's
-correction runs over all of these comparisons together, and a difference *holds* where the corrected p-value is below
+A *group* is a recipe with its seeds, or a single run. Every two groups are compared in every metric that both have
+items for: single runs item by item (`paired_tests`), recipes with seeds over seeds (`seed_tests`). Holm's correction
+runs over all of these comparisons together, and a difference *holds* where the corrected p-value is below
 0.05 and the interval does not contain 0.
 
 Two of the metrics are *instruments*: isolated bits per byte (babyllama/evaluation/isolated_sentences.py) and soft
@@ -114,11 +114,13 @@ def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
 def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[Group]:
     """Put runs into recipes: by `groups`, then by names that differ only in `-seed<N>`; others stand alone.
 
+    Beside two or more `NAME-seed<N>` a run that is called NAME itself is one of the recipe's seeds.
+
     >>> [c.name for c in group_runs(["a-seed1", "a-seed2", "b", "c-seed1"])]
     ['a', 'b', 'c-seed1']
 
     Raises:
-        ConfigError: A run is in two groups, or a group names none of the runs.
+        ConfigError: A run is in two groups, or a group names none of the runs, or has the name of a run outside it.
     """
     owner: dict[str, str] = {}
     for group, members in (groups or {}).items():
@@ -128,6 +130,9 @@ def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None 
             if member in owner:
                 raise ConfigError(f"--group {group}: {member} is also in {owner[member]}")
             owner[member] = group
+    for name in names:
+        if name in (groups or {}) and owner.get(name) != name:
+            raise ConfigError(f"--group {name}: a run outside the group has this name: call the group otherwise")
     stems = {name: match["recipe"] for name in names if name not in owner and (match := SEED_SUFFIX.match(name))}
     for name, stem in stems.items():
         if list(stems.values()).count(stem) > 1:
@@ -229,7 +234,7 @@ def _item_variance(side_a: list[Any], side_b: list[Any], keys: list[Any], metric
 def ranking(
     groups: Sequence[Group], runs: Sequence[ScoredRun], metric: Metric, found: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Contestants from best to worst in a metric, each with those it is better than where the difference holds."""
+    """Groups from best to worst in a metric, each with those it is better than where the difference holds."""
     by_name = {run.name: run for run in runs}
     rows = []
     for group in groups:

@@ -84,8 +84,9 @@ def cuda_initialized() -> bool:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute what is inside in the precision of its tensors: no TF32, no autocast, whatever a training has set before.
+    """Compute what is inside in its tensors' precision, whatever a training has set before: no autocast, no TF32.
 
+    TF32 is switched off for matrix products; convolutions, of which our models have none, have a switch of their own.
     TF32 keeps 10 bits of a product's factors (relative errors about 3e-4); a score has to agree to 1e-6 between two
     commands, one of which has trained in the same process. Also a decorator: `@full_float32()`.
     """
@@ -240,14 +241,15 @@ def free_bytes(device: str) -> int | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether torch could not get memory, on a GPU or on the CPU.
 
-    cuBLAS and a driver that runs out below torch's allocator say so in words of their own.
+    cuBLAS, a driver that runs out below torch's allocator and Apple's GPUs say so in words of their own.
     """
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return any(part in text for part in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of m"))
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of m", "MPS backend out of memory")
+    return any(part in text for part in words)
 
 
 def is_compile_error(error: BaseException) -> bool:

@@ -1,4 +1,5 @@
-"""`export RUN --gguf`: a file that llama.cpp, Ollama and LM Studio read, checked against the model before it is kept.
+"""`export RUN --gguf`: a file that llama.cpp, Ollama and LM Studio read, checked against the model before it is kept
+(but with `--no-check`).
 
     python main.py export models/Llama-10M --gguf                      models/Llama-10M/gguf/Llama-10M-F16.gguf
     python main.py export models/Llama-10M --gguf --quantize q8_0      half the size
@@ -18,6 +19,7 @@ from babyllama.common.units import human_bytes
 from babyllama.config.run_layout import TRAINING_CONFIG
 
 FOLDER, MODELFILE = "gguf", "Modelfile"
+NO_TEMPLATE = "# A base model continues text: no chat template."
 BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q5_0": 5.5, "q4_0": 4.5}  # a weight, its block's scale included
 
 
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     bpe = gguf_tokenizer.read_bpe(tokenizer)
     target = target_path(folder, args.output, args.quantize)
     disk_space.check_output_file(target, _is_export)
+    disk_space.check_output_file(target.parent / MODELFILE, _is_modelfile)
     expected = int(model.num_parameters() * BITS[args.quantize] / 8)
     disk_space.check_space(target.parent, expected, "the GGUF file", "choose another --output")
     # 2. write under a temporary name, read back, compare, and only then give it its name
@@ -95,6 +98,11 @@ def _is_export(head: bytes) -> bool:
     return head.startswith(b"GGUF") and b"BabyLlama" in head
 
 
+def _is_modelfile(head: bytes) -> bool:
+    """Whether a file begins as the Modelfiles of this command do."""
+    return head.startswith(b"FROM ./") and NO_TEMPLATE.encode() in head
+
+
 def target_path(folder: Path, output: str | None, quantization: str) -> Path:
     """Return where the file goes: `--output FILE.gguf`, else NAME-TYPE.gguf in `--output FOLDER` or RUN/gguf.
 
@@ -125,7 +133,7 @@ def modelfile(name: str, window: int, eos: str | None) -> str:
     """
     lines = [
         f"FROM ./{name}",
-        "# A base model continues text: no chat template.",
+        NO_TEMPLATE,
         'TEMPLATE """{{ .Prompt }}"""',
         f"PARAMETER num_ctx {window}",
         "PARAMETER temperature 0.8",

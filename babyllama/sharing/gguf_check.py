@@ -151,12 +151,12 @@ def model_log_probs(model: PreTrainedModel, rows: Sequence[list[int]]) -> list[n
 def own_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int, count: int = OWN_TEXTS
 ) -> list[list[int]]:
-    """Sample texts from the model with a fixed seed, as ids that begin with the first context token.
+    """Sample texts from the model with a fixed seed, as ids that begin with the first context token; an end is no end.
 
     Args:
         model: A causal language model.
         tokenizer: Tokenizer of the model.
-        window: Positions it was trained at; a text has at most so many.
+        window: Positions it was trained at; each text has as many.
         count: Texts.
     """
     import torch
@@ -188,7 +188,7 @@ def compare(
     spelled = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
     wanted = [*ODD_TEXTS, *texts, *spelled]
     different = [text for text in wanted if reader.encode(text) != encode_plainly(tokenizer, text)]
-    # 2. log-probabilities: prefixes of every length, evenly spread over the texts
+    # 2. log-probabilities: prefixes of many lengths, evenly spread over the texts
     before = model_log_probs(model, rows)
     places = np.unique(np.linspace(0, len(rows) * (window - 1) - 1, PREFIXES).astype(int))
     largest, divergences = 0.0, []

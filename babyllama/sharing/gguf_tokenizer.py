@@ -59,16 +59,20 @@ def read_bpe(tokenizer: PreTrainedTokenizerBase) -> ByteLevelBPE:
     spec = _specification(tokenizer)
     # Can llama.cpp do what it does?
     differences = _differences(spec)
+    vocabulary, bos = tokenizer.get_vocab(), tokenizer.bos_token_id
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        differences.append("its ids have gaps")
+    around, plain = (tokenizer("a", add_special_tokens=special).input_ids for special in (True, False))
+    if around not in (plain, [bos, *plain]):
+        differences.append("it puts more around a text than one token in front")
     if differences:
         raise ConfigError(
             f"the tokenizer cannot be written as GGUF: {'; '.join(differences)}. Only byte-level BPE with GPT-2's "
             "split and no normalizer can, which is what BabyLlama trains"
         )
     # Its parts.
-    vocabulary = tokenizer.get_vocab()
     added = {entry["id"]: entry["special"] for entry in spec["added_tokens"]}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in spec["model"]["merges"]]
-    bos = tokenizer.bos_token_id
     return ByteLevelBPE(
         tokens=sorted(vocabulary, key=vocabulary.__getitem__),
         merges=merges,
@@ -77,7 +81,7 @@ def read_bpe(tokenizer: PreTrainedTokenizerBase) -> ByteLevelBPE:
         bos=bos,
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
-        adds_bos=bos is not None and tokenizer("a").input_ids[0] == bos,
+        adds_bos=around != plain,
     )
 
 

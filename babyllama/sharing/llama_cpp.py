@@ -1,7 +1,7 @@
 """Read a GGUF file with llama.cpp itself: the ids of a text, and the log-probabilities after a prefix.
 
 llama.cpp comes with the optional package xllamacpp. Its only door is a server, which is started inside this process on
-127.0.0.1 and asked over HTTP; `stop` is the end of the object's life. The cache of keys and values is float32 and flash
+127.0.0.1 and asked over HTTP; it ends with the object. The cache of keys and values is float32 and flash
 attention is off, so that what differs from transformers is the file and not the cache's rounding.
 """
 

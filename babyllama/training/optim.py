@@ -5,8 +5,8 @@ orthogonal matrix, found with four Newton-Schulz steps; `match_rms_adamw` (arXiv
 AdamW's learning rates and weight decay carry over. It is for matrices inside the network: embeddings, head, norms and
 biases stay with AdamW, under a learning rate of their own. *Cautious* weight decay (after arXiv 2411.16085; Muon's
 form is nanochat's) shrinks an entry only where the update shrinks it, too, so that decay never works against the
-gradient. The Trainer knows one optimizer, so `MuonAdamW` presents
-the two as one: one list of parameter groups for the schedule, one state dict for the checkpoint.
+update. The Trainer knows one optimizer, so `MuonAdamW` presents the two as one: one list of parameter groups for the
+schedule, one state dict for the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ NEWTON_SCHULZ_STEPS = 4  # torch's five end no better (1.9041 against 1.9028 bit
 
 
 class BatchedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` with the same state and the same update, matrices of one shape orthogonalised together.
+    """`torch.optim.Muon` with the same state and, under `match_rms_adamw`, the only scale here, the same update.
+
+    Matrices of one shape are orthogonalised together.
 
     On 2 cores a step on the 42 matrices of a 10M Llama took 70 ms one by one and 52 ms stacked with fused
     multiply-and-add (docs/experiments.md).
@@ -159,7 +161,8 @@ def orthogonalize(
         precision: Type that the iterations are computed in; None: what the device multiplies quickly.
 
     Returns:
-        (N, m, n) in the precision computed in; singular values between about 0.7 and 1.2.
+        (N, m, n) in the precision computed in. Singular values of at least 0.5% of the matrix's norm come out between
+        0.65 and 1.21 after four steps; each step lets smaller ones grow about 3.4 times.
     """
     a, b, c = coefficients
     x = matrices.to(precision or fast_low_precision(matrices.device))
@@ -259,7 +262,7 @@ def build_optimizer(
         muon_precision: Type of Muon's iterations; None: what the device multiplies quickly.
 
     Returns:
-        AdamW (fused), or MuonAdamW.
+        AdamW (fused where the device has it), its cautious form, or MuonAdamW.
     """
     # AdamW for everything.
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -288,7 +291,7 @@ def build_optimizer(
 
 
 def _fused(named: list[tuple[str, nn.Parameter]]) -> bool:
-    """Return the fused kernels exist on CPU, CUDA and MPS for floating point; anything else takes the plain loop."""
+    """Whether the fused kernels can be used: on CPU, CUDA and MPS, for floating point; else the plain loop is taken."""
     return all(p.device.type in {"cpu", "cuda", "mps"} and p.is_floating_point() for _, p in named)
 
 

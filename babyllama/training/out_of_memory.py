@@ -52,7 +52,7 @@ def advice(training: TrainingConfig, world_size: int = 1) -> str:
 
 
 def halves_by_itself(runtime: Runtime) -> bool:
-    """On a GPU of one process; several processes would have to agree."""
+    """On a CUDA GPU of one process; several processes would have to agree."""
     return runtime.device.startswith("cuda") and world_size() == 1
 
 

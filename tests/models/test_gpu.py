@@ -219,6 +219,7 @@ def test_auto_compiles_a_launch_bound_run_once_it_pays(one_gpu: pytest.MonkeyPat
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)."), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
     ],
 )

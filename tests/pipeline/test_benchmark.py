@@ -219,6 +219,12 @@ def test_a_run_in_two_groups_is_refused() -> None:
         group_runs(["x"], {"a": ["x"], "b": ["x"]})
 
 
+def test_a_group_takes_no_run_that_it_does_not_name() -> None:
+    with pytest.raises(ConfigError, match="a run outside the group has this name"):
+        group_runs(["x", "y", "b"], {"b": ["x", "y"]})
+    assert [group.runs for group in group_runs(["x", "b"], {"b": ["x", "b"]})] == [("x", "b")]
+
+
 def test_verdicts_say_when_nobody_can_say() -> None:
     rows = [
         {"name": n, "value": v, "better_than": b} for n, v, b in (("a", 1.0, ["c"]), ("b", 1.1, []), ("c", 2.0, []))

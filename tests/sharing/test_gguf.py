@@ -175,6 +175,37 @@ def test_other_models_and_tokenizers_are_one_line(tiny_gptj: Any, tiny_llama: An
         read_bpe(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
 
 
+@pytest.mark.parametrize(("what", "named"), [("end", "puts more around a text"), ("gap", "its ids have gaps")])
+def test_what_a_file_has_no_place_for_is_refused_before_it_is_written(
+    tiny_tokenizer: Any, what: str, named: str
+) -> None:
+    import json
+
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    spec = json.loads(tiny_tokenizer.backend_tokenizer.to_str())
+    if what == "gap":
+        last = max(spec["model"]["vocab"], key=spec["model"]["vocab"].__getitem__)
+        spec["model"]["vocab"][last] += 3
+    backend = Tokenizer.from_str(json.dumps(spec))
+    if what == "end":
+        end = tiny_tokenizer.eos_token
+        backend.post_processor = TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, backend.token_to_id(end))]
+        )
+    names = {"bos_token": tiny_tokenizer.bos_token, "eos_token": tiny_tokenizer.eos_token}
+    with pytest.raises(ConfigError, match=named):
+        read_bpe(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names))
+
+
+def test_a_modelfile_of_the_users_own_stays(tmp_path: Path) -> None:
+    from babyllama.sharing.export_command import _is_modelfile
+
+    assert _is_modelfile(modelfile("x.gguf", 32, "</s>").encode())
+    assert not _is_modelfile(b"FROM ./x.gguf\nSYSTEM You are a pirate.\n")
+
+
 def test_a_foreign_tokenizer_of_another_kind_is_refused(test_data: Path) -> None:
     from babyllama.models.loading import load_tokenizer_of
 

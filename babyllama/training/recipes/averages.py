@@ -6,8 +6,9 @@ After each optimizer step t (from 1) an average E of decay d moves towards the w
 
 The smaller decay at the start (as TensorFlow's ExponentialMovingAverage has it) keeps the random first weights from
 counting for 1 / (1 - d) steps. `average_epochs: N` is the plain mean of the weights at N places: the run's end and
-the N - 1 places that lie one, two, ... epochs before it, which are the ends of the last N epochs where the run has
-whole epochs (checkpoint averaging, as in Vaswani et al. 2017).
+the N - 1 places that lie one, two, ... epochs before it (fewer where `max_steps` or `max_minutes` makes the run shorter
+than that), which are the ends of the last N epochs where the run has whole epochs (checkpoint averaging, as in Vaswani
+et al. 2017).
 
 The averages are part of each checkpoint (`weight_averages.safetensors`), so a resumed run has the ones that the
 unbroken run would have. At the end each stands in the run folder as a model of its own (`ema_0.999/`, `mean_3_epochs/`,
@@ -195,6 +196,9 @@ def save_averages(
     Returns:
         An entry an average for the run's record: name of its folder, valid_loss (over the held-out curve's chunks),
         kept (whether it became the model), and for a mean of epochs the steps whose weights are in it.
+
+    Raises:
+        CheckpointError: There is no average, since no step was made.
     """
     averages: WeightAverages | None = getattr(trainer, "averages", None)
     if averages is None:

@@ -1,4 +1,4 @@
-"""The forward and backward pass of a training step as one CUDA graph: recorded once, replayed for every batch.
+"""The forward and backward pass of a training step as one CUDA graph: recorded once a shape, replayed from then on.
 
 A step of a small model is a few hundred kernels of a few microseconds each, and Python needs longer to launch them than
 the GPU to compute them. A CUDA graph is launched as one. It computes with the same addresses each time, so the batch is
@@ -110,7 +110,7 @@ class StepGraph:
         Args:
             compute: `compute(inputs, count) -> loss`, forward and backward pass.
             inputs: The batch, on the GPU.
-            count: Predicted tokens to divide by: a tensor on the GPU, or a number that is the same in all steps.
+            count: Predicted tokens to divide by: a tensor on the GPU, or a number; each other number is recorded anew.
         """
         if self.failed:
             return compute(inputs, count)
