@@ -207,6 +207,7 @@ def test_a_terminal_that_is_really_gone_ends_with_a_checkpoint(tmp_path: Path) -
     corpus, root = write_corpus(tmp_path / "corpus", range(120)), Path(__file__).resolve().parents[2]
     pid, terminal = os.forkpty()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.chdir(root)
         argv = [sys.executable, "-c", SIGNALLED, str(corpus), str(tmp_path / "models")]
         os.execve(sys.executable, argv, os.environ | {"PYTHONPATH": str(root), "TERM": "xterm"})
