@@ -164,10 +164,6 @@ BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
 BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass
 
 
-HEAD_BLOCK_ROWS = 1024  # rows whose logits the fused head holds at once on a CPU (fused_loss.py)
-CUDA_HEAD_ENTRIES = 2**28  # logits that it holds at once on a GPU
-
-
 def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int, *, gpu: bool = False) -> int:
     """Estimate the memory of a training step: weights, optimizer, activations of one part, the head's buffers.
 
@@ -182,12 +178,14 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int, *, 
     >>> [round(step_bytes(config, 16_000, 97_000_000, parts) / 1e9, 1) for parts in (1, 4, 8)]
     [7.1, 3.2, 2.6]
     """
+    from babyllama.models.fused_loss import BLOCK_ROWS, CUDA_BLOCK_ENTRIES
+
     model = config.model
     tokens = config.training.batch_size * config.data.seq_length // parts
     kept = parameters * (BYTES_PER_PARAMETER + 2)  # and a cast of the weights in 16 bits
-    logits = HEAD_BLOCK_ROWS * vocab_size * 10  # float32, powers, 16 bits
+    logits = BLOCK_ROWS * vocab_size * 10  # float32, powers, 16 bits
     if gpu:  # compiled; llama-97M's 262 million took 3.8 bytes each on an H100
-        logits = min(CUDA_HEAD_ENTRIES, tokens * vocab_size) * 4
+        logits = min(CUDA_BLOCK_ENTRIES, tokens * vocab_size) * 4
     head = vocab_size * model.hidden_size * 4 + logits  # d(weight) in float32
     return kept + head + tokens * model.n_layer * model.hidden_size * BYTES_PER_ACTIVATION
 

@@ -13,7 +13,6 @@ from tests.gpu.environment import product_rate
 from tests.gpu.rows import Report, Spec
 from tests.gpu.runs import ROOT, command, configuration, trainer_of
 
-PROFILED = 5  # steps
 QUICK_SET = (
     *("data.synthetic_words=3000", "data.seq_length=32", "data.vocab_size=300", "training.batch_size=4"),
     *("model.hidden_size=32", "model.n_layer=2", "model.n_head=2", "model.intermediate_size=64"),
@@ -74,54 +73,40 @@ def train_eagerly() -> None:
 
 def profile(spec: Spec) -> Report:
     """Kernel time over wall time, launches and synchronisations a step, from five steps under the profiler."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as torch_profile
-
     from tests.speed import train_speed
 
-    profiler = torch_profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    wall: list[float] = []
+    found: dict[str, Any] = {}
     make_ours, make_stock = train_speed.our_trainer, train_speed.stock_trainer
 
     def watched(make: Any) -> Any:
         def build(*arguments: Any) -> Any:
             trainer = make(*arguments)
-            trainer.add_callback(window(profiler, wall))
+            trainer.add_callback(window(found))
             return trainer
 
         return build
 
     train_speed.our_trainer, train_speed.stock_trainer = watched(make_ours), watched(make_stock)
-    steps = 30
-    train_speed.child(training_spec(spec, steps))
-    averages = profiler.key_averages()
-    kernels = sum(getattr(entry, "self_device_time_total", 0) for entry in averages) / 1e6
-    calls = {entry.key: entry.count for entry in averages}
-    launches = sum(count for name, count in calls.items() if "LaunchKernel" in name or "GraphLaunch" in name)
-    waits = sum(count for name, count in calls.items() if "Synchronize" in name)
-    seconds = wall[1] - wall[0]
-    figures = {"kernel time / wall": kernels / seconds, "launches a step": launches / PROFILED}
-    figures |= {"synchronisations a step": waits / PROFILED, "ms a step under the profiler": 1e3 * seconds / PROFILED}
-    top = sorted(averages, key=lambda entry: -getattr(entry, "self_device_time_total", 0))[:8]
-    return Report(
-        figures, notes=[f"{entry.key[:60]} {entry.self_device_time_total / 1e3 / PROFILED:.2f} ms" for entry in top]
-    )
+    train_speed.child(training_spec(spec, steps=30))
+    longest = [f"{name[:60]} {milliseconds:.2f} ms" for milliseconds, name in found.pop("longest")[:8]]
+    return Report({"kernel time / wall": found["kernel ms a step"] / found["ms a step"], **found}, notes=longest)
 
 
-def window(profiler: Any, wall: list[float]) -> Any:
+def window(found: dict[str, Any]) -> Any:
     """A callback that profiles five steps from the twentieth on, waiting for the card at both ends."""
     import torch
     from transformers import TrainerCallback
+
+    from tests.speed.train_speed import PROFILED, profiled
 
     class Window(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in (20, 20 + PROFILED):
                 torch.cuda.synchronize()
-                wall.append(time.perf_counter())
             if state.global_step == 20:
-                profiler.__enter__()
+                self.end = profiled(PROFILED)
             elif state.global_step == 20 + PROFILED:
-                profiler.__exit__(None, None, None)
+                found.update(self.end())
 
     return Window()
 

@@ -222,7 +222,7 @@ def profiled(steps: int) -> Any:
         return {
             "ms a step": 1e3 * seconds / steps,
             "kernel ms a step": sum(kernels.values()),
-            "launches a step": sum(count for name, count in calls.items() if "Launch" in name),
+            "launches a step": sum(n for name, n in calls.items() if "LaunchKernel" in name or "GraphLaunch" in name),
             "synchronisations a step": sum(count for name, count in calls.items() if "Synchronize" in name),
             "longest": sorted(((round(ms, 3), name[:70]) for name, ms in kernels.items()), reverse=True)[:14],
         }

@@ -1,8 +1,8 @@
 """Processes that start together and are timed one at a time: what is long is starting, what is timed is seconds.
 
-A training imports, prepares and compiles for half a minute before its first steps can be timed. Where a machine is
-lent by the minute, all variants start at once; each waits until all stand before their timed steps, and then they take
-turns, several windows each, so that nothing runs beside what is timed.
+A training imports, prepares and compiles for half a minute before its first steps can be timed. Where a machine is paid
+by the minute, all variants start at once; each waits until all stand before their timed steps, and then they take
+turns, several windows each, so that nothing but waiting runs beside what is timed.
 """
 
 from __future__ import annotations
