@@ -236,3 +236,35 @@ def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
         Sampling(**{field: value})
     with pytest.raises(ConfigError, match="temperature"):
         Sampling(temperature=float("nan"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(24, 96), (96, 24), (8, 7), (16, 1536), (32, 770)])
+@pytest.mark.parametrize("kind", ["plain", "bias", "gelu", "silu"])
+def test_a_matrix_gives_the_same_product_for_one_row_and_many(threads: int, height: int, width: int, kind: str) -> None:
+    """Blocks of columns, one a thread, oneDNN's packed copy and the plain product: all are x W + b."""
+    from babyllama.models.decoding.lean_model import Matrix, gelu
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(height + width)
+        weight, rows, scale = torch.randn(height, width), torch.randn(5, height), torch.rand(height)
+        bias = None if kind == "plain" else torch.randn(width)
+        matrix = Matrix(weight, bias, scale)
+        matrix.activation = {"gelu": gelu, "silu": torch.nn.functional.silu}.get(kind)
+        wanted = (rows.double() * scale) @ weight.double() + (0 if bias is None else bias.double())
+        wanted = wanted if matrix.activation is None else matrix.activation(wanted)
+        many, single = matrix(rows), torch.cat([matrix(row[None]) for row in rows])
+        torch.testing.assert_close(many, wanted.float(), atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(single, wanted.float(), atol=2e-4, rtol=2e-4)
+        assert len(matrix._blocks) == max(
+            n for n in range(1, threads + 1) if width % n == 0 and (n == 1 or n * 32 <= width)
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_model_in_half_precision_is_left_to_transformers(tiny_llama: Any) -> None:
+    assert take_apart(tiny_llama, 16) is not None
+    assert take_apart(type(tiny_llama)(tiny_llama.config).bfloat16(), 16) is None

@@ -7,18 +7,21 @@ is taken apart once into a list of layers that share one form, so that one short
     x += output(attention(rotate(qkv(norm(x))))) + mlp(norm(x))           GPT-J: both read the same norm
 
 Two things make the matrices faster than the modules they come from. Query, key and value (and Llama's gate and up)
-are one product each. And a matrix that widens lies transposed: one row times the 16,000-way head takes 0.3 to 0.5 ms
-of one core so, and 1.6 ms in the layout of `nn.Linear`; a matrix that narrows is faster as it is (37 us against 60).
-Both copy weights, so a model in memory twice is the price, and a copy does not follow a training. For several texts at
-once a wide matrix is packed by oneDNN, as torch's compiler does it (16 rows, one thread: the head 1.3 ms instead of
-2.5, 192 x 1,536 0.15 instead of 0.20; 192 x 576 is no faster packed), which is one more copy of those.
+are one product each. And for one text a matrix is laid out anew: transposed, since one row times the 16,000-way head
+takes 1.5 ms in the layout of `nn.Linear` and 0.5 ms so, and cut into as many blocks of columns as there are threads,
+since the library multiplies one row with one thread, however wide the matrix (all matrices of a 10M model from memory,
+two threads: 1.9 ms whole, 1.0 ms as two blocks in one batched product). For several texts at once a wide matrix is
+packed by oneDNN, as torch's compiler does it (16 rows, two threads: the head 0.7 ms instead of 1.9; 192 x 576 is no
+faster packed). Both are copies, made when they are first needed: memory is the price, and a copy does not follow a
+training.
 
 RMSNorm (arXiv 1910.07467) is x / sqrt(mean(x^2) + eps) * g. g and the root of the width are folded into the matrix that
 follows, which leaves x / hypot(|x|, sqrt(width * eps)): three operations (4 us) where `F.rms_norm` takes ten (9 us).
 
-Rotations (RoFormer, arXiv 2104.09864) turn pairs of dimensions. Llama pairs i with i + E/2, GPT-J neighbours, over all
-or some dimensions; since scores are products of query and key, any order of the dimensions that both share gives the
-same scores: GPT-J's are put into Llama's order, and dimensions that are not turned get an angle of 0.
+Rotations (RoFormer, arXiv 2104.09864) turn pairs of dimensions: one product of complex numbers where the pair stands
+side by side. GPT-J pairs neighbours, over all or some dimensions, Llama i with i + E/2; since scores are products of
+query and key, any order of the dimensions that both share gives the same scores: Llama's are put into GPT-J's order,
+and dimensions that are not turned get an angle of 0. The scale of the scores lies in the query's matrix.
 """
 
 from __future__ import annotations
@@ -35,41 +38,79 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PACKED_FROM = 1024  # columns
+PACKED_FROM = 768  # columns
+NARROWEST_BLOCK = 32  # columns of a thread's share
 PROVEN_ROPES = ("default", "linear", "llama3", "yarn")  # others look at the length of the text
+
+gelu = partial(F.gelu, approximate="tanh")
 
 
 class Matrix:
-    """A product with a fixed matrix, and its bias where it has one."""
+    """A product with a fixed matrix, its bias where it has one, and the activation behind it.
+
+    Attributes:
+        weight: Weight, (in, out).
+        bias: Bias, (out,), or None.
+        activation: What is done with the product, or None.
+    """
 
     _packed: Tensor | None = None  # what oneDNN made of it for several rows
+    _blocks: Tensor | None = None  # (blocks, in, out / blocks), for one row
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> None:
-        """Lay the matrix out for this device.
+        """Take the matrix.
 
         Args:
             weight: Weight, (in, out).
             bias: Bias, (out,), or None.
             scale: Factors of the input, (in,), to be folded into the weight, or None.
         """
-        if scale is not None:
-            weight = weight * scale[:, None]
-        widens = weight.shape[1] >= weight.shape[0]
-        self.weight = weight.contiguous() if widens and weight.device.type == "cpu" else weight
+        self.weight = weight if scale is None else weight * scale[:, None]
         self.bias = bias
+        self.activation: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Multiply (N, in) rows to (N, out)."""
-        if len(rows) > 1 and self.weight.shape[1] >= PACKED_FROM and self._packs():
-            if self._packed is None:
-                self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous())
-            return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-        return torch.mm(rows, self.weight) if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+        if self.weight.device.type != "cpu":
+            made = self._multiply(rows, self.weight)
+        elif len(rows) == 1:
+            made = self._multiply_one(rows)
+        elif self.weight.shape[1] >= PACKED_FROM and self._packs():
+            return self._multiply_packed(rows)
+        else:
+            made = self._multiply(rows, self.weight)
+        return made if self.activation is None else self.activation(made)
+
+    def _multiply(self, rows: Tensor, weight: Tensor) -> Tensor:
+        return torch.mm(rows, weight) if self.bias is None else torch.addmm(self.bias, rows, weight)
+
+    def _multiply_one(self, row: Tensor) -> Tensor:
+        """Multiply one row, a block of columns a thread."""
+        if self._blocks is None:
+            height, width = self.weight.shape
+            most = max(1, min(torch.get_num_threads(), width // NARROWEST_BLOCK))
+            count = next(n for n in range(most, 0, -1) if width % n == 0)
+            self._blocks = self.weight.reshape(height, count, width // count).transpose(0, 1).contiguous()
+        count, height, width = self._blocks.shape
+        if count == 1:
+            return self._multiply(row, self._blocks[0] if width >= height else self.weight)
+        factor = row.expand(count, 1, height)
+        if self.bias is None:
+            return torch.bmm(factor, self._blocks).view(1, -1)
+        return torch.baddbmm(self.bias.view(count, 1, width), factor, self._blocks).view(1, -1)
+
+    def _multiply_packed(self, rows: Tensor) -> Tensor:
+        """Multiply by oneDNN's copy; GPT-2's and GPT-J's GELU is made in the same pass."""
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous())
+        fused = ("gelu", [], "tanh") if self.activation is gelu else ("none", [], "")
+        made = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, *fused)
+        return made if self.activation in (None, gelu) else self.activation(made)
 
     def _packs(self) -> bool:
         """Return whether oneDNN takes the product: it is an operation of torch's compiler, not of its public API."""
         known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        return known and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+        return known and self.weight.dtype == torch.float32
 
 
 @dataclass(frozen=True)
@@ -81,7 +122,6 @@ class LeanLayer:
     output: Matrix
     mlp_norm: Callable[[Tensor], Tensor] | None
     mlp: Callable[[Tensor], Tensor]
-    scaling: float
 
 
 @dataclass(frozen=True)
@@ -91,7 +131,7 @@ class LeanModel:
     Attributes:
         embedding: Token embeddings, (V, D).
         positions: Learned position embeddings, (P, D), or None.
-        rotation: Cosines and signed sines of the turned query and key, (P, E) each, or None.
+        rotation: Complex factors of the pairs of query and key, (P, E / 2), or None.
         layers: Decoder layers, first to last.
         norm: Norm in front of the head.
         head: Product to the logits.
@@ -102,7 +142,7 @@ class LeanModel:
 
     embedding: Tensor
     positions: Tensor | None
-    rotation: tuple[Tensor, Tensor] | None
+    rotation: Tensor | None
     layers: list[LeanLayer]
     norm: Callable[[Tensor], Tensor]
     head: Matrix
@@ -119,10 +159,14 @@ def take_apart(model: PreTrainedModel, length: int) -> LeanModel | None:
         length: Number of positions that will be used.
 
     Returns:
-        The parts, which share or copy the model's weights as they are now; None for a class that is not known here.
+        The parts, which share or copy the model's weights as they are now; None for a class that is not known here,
+        and where complex numbers are not at home (other types than float32, other devices than CPU and CUDA).
     """
     builder = BUILDERS.get(type(model).__name__)
     if builder is None or not type(model).__module__.startswith("transformers."):
+        return None
+    weight = next(model.parameters())
+    if weight.dtype != torch.float32 or weight.device.type not in ("cpu", "cuda"):
         return None
     with torch.no_grad():
         return builder(model, length)
@@ -144,6 +188,35 @@ def _conv(module: nn.Module) -> Matrix:
     return Matrix(module.weight.detach(), module.bias.detach())
 
 
+def _attention_matrix(
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple[int, int, float],
+    *,
+    paired: bool = True,
+    scale: Tensor | None = None,
+) -> Matrix:
+    """Return the product to query, key and value: the query scaled, dimensions that are turned together side by side.
+
+    Args:
+        weight: The three joined, (in, H*E + 2*K*E).
+        bias: Biases of the three, joined, or None.
+        sizes: Width of all queries H*E, width E of a head, and the factor of the scores.
+        paired: Whether pairs stand side by side already; else i is turned with i + E/2.
+        scale: Factors of the input, (in,), or None.
+    """
+    queries, size, scaling = sizes
+    factors = torch.ones(weight.shape[1], device=weight.device)
+    factors[:queries] = scaling
+    weight, bias = weight * factors, None if bias is None else bias * factors
+    if not paired:
+        columns = torch.arange(weight.shape[1], device=weight.device)
+        turned = (queries + weight.shape[1]) // 2  # queries and keys
+        columns[:turned] = columns[:turned].view(-1, 2, size // 2).transpose(1, 2).flatten()
+        weight, bias = weight[:, columns], None if bias is None else bias[columns]
+    return Matrix(weight, bias, scale)
+
+
 def _layer_norm(module: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
     shape, weight, bias, eps = module.normalized_shape, module.weight.detach(), module.bias.detach(), module.eps
     return lambda rows: F.layer_norm(rows, shape, weight, bias, eps)
@@ -163,12 +236,13 @@ def _rms_norm(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 def _activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return an activation, GPT-2's GELU as one operation instead of eight (2 us instead of 19 for a row of 768)."""
     if type(module).__name__ == "NewGELUActivation":
-        return partial(F.gelu, approximate="tanh")
+        return gelu
     return module
 
 
 def _plain_mlp(inner: Matrix, activation: Callable[[Tensor], Tensor], outer: Matrix) -> Callable[[Tensor], Tensor]:
-    return lambda rows: outer(activation(inner(rows)))
+    inner.activation = activation
+    return lambda rows: outer(inner(rows))
 
 
 def _gated_mlp(module: nn.Module, scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -182,12 +256,6 @@ def _gated_mlp(module: nn.Module, scale: Tensor) -> Callable[[Tensor], Tensor]:
     return mlp
 
 
-def _signed(cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the first half of the sines the sign with which the rolled half is added; (P, E) each."""
-    half = sines.shape[-1] // 2
-    return cosines.contiguous(), torch.cat((-sines[:, :half], sines[:, half:]), dim=1)
-
-
 def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
     config, backbone = model.config, model.model
     if (config.rope_parameters or {}).get("rope_type", "default") not in PROVEN_ROPES:
@@ -198,9 +266,11 @@ def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
         attention = layer.self_attn
         first, first_scale = _rms_norm(layer.input_layernorm)
         second, second_scale = _rms_norm(layer.post_attention_layernorm)
-        qkv = _linear(attention.q_proj, attention.k_proj, attention.v_proj, scale=first_scale)
+        weight, bias = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        sizes = (config.num_attention_heads * attention.head_dim, attention.head_dim, attention.scaling)
+        qkv = _attention_matrix(weight, bias, sizes, paired=False, scale=first_scale)
         mlp = _gated_mlp(layer.mlp, second_scale)
-        layers.append(LeanLayer(first, qkv, _linear(attention.o_proj), second, mlp, attention.scaling))
+        layers.append(LeanLayer(first, qkv, _linear(attention.o_proj), second, mlp))
     # The last norm's factors move into the head.
     norm, scale = _rms_norm(backbone.norm)
     embedding = backbone.embed_tokens.weight.detach()
@@ -208,7 +278,7 @@ def _llama(model: PreTrainedModel, length: int) -> LeanModel | None:
     return LeanModel(
         embedding,
         None,
-        _signed(cosines[0], sines[0]),
+        torch.complex(cosines[0], sines[0])[:, : cosines.shape[-1] // 2].contiguous(),
         layers,
         norm,
         Matrix(*_joined([model.lm_head]), scale),
@@ -227,11 +297,14 @@ def _gpt2(model: PreTrainedModel, length: int) -> LeanModel | None:
     layers = [
         LeanLayer(
             _layer_norm(block.ln_1),
-            _conv(block.attn.c_attn),
+            _attention_matrix(
+                block.attn.c_attn.weight.detach(),
+                block.attn.c_attn.bias.detach(),
+                (config.n_embd, config.n_embd // config.n_head, block.attn.scaling),
+            ),
             _conv(block.attn.c_proj),
             _layer_norm(block.ln_2),
             _plain_mlp(_conv(block.mlp.c_fc), _activation(block.mlp.act), _conv(block.mlp.c_proj)),
-            block.attn.scaling,
         )
         for block in backbone.h
     ]
@@ -255,30 +328,25 @@ def _gptj(model: PreTrainedModel, length: int) -> LeanModel | None:
     if length > config.n_positions or head_size % 2 or turned > head_size:
         return None
 
-    # Pairs of neighbours (0, 1), (2, 3) ... to places E/2 apart, the dimensions that are not turned behind them.
-    rest = list(range(turned, head_size))
-    order = [*range(0, turned, 2), *rest[: len(rest) // 2], *range(1, turned, 2), *rest[len(rest) // 2 :]]
-    rows = torch.cat([torch.tensor(order) + head_size * head for head in range(config.n_head)])
+    # Rotations; dimensions that are not turned stand behind the others and get an angle of 0.
     embedding = backbone.wte.weight.detach()
     if hasattr(backbone, "rotary_emb"):
         sines, cosines = backbone.rotary_emb(embedding, torch.arange(length, device=embedding.device)[None])
     else:  # transformers 5.17: a table in each layer
         table = backbone.h[0].attn.embed_positions[None, :length].to(embedding.device, embedding.dtype)
         sines, cosines = table.chunk(2, dim=-1)
-    flat = torch.zeros(length, len(rest) // 2, device=embedding.device)
-    sines, cosines = torch.cat((sines[0], flat), dim=1), torch.cat((cosines[0], flat + 1), dim=1)
-    rotation = _signed(torch.cat((cosines, cosines), dim=1), torch.cat((sines, sines), dim=1))
+    rest = torch.ones(length, (head_size - turned) // 2, device=embedding.device, dtype=torch.complex64)
+    rotation = torch.cat((torch.complex(cosines[0], sines[0]), rest), dim=1)
 
-    # Blocks with one norm, queries and keys in the new order of dimensions.
+    # Blocks with one norm.
     layers = []
     for block in backbone.h:
         attention, mlp = block.attn, block.mlp
-        turned_rows = rows.to(embedding.device)
-        query, key = attention.q_proj.weight[turned_rows], attention.k_proj.weight[turned_rows]
-        qkv = Matrix(torch.cat((query, key, attention.v_proj.weight)).detach().t())
-        feed_forward = _plain_mlp(_linear(mlp.fc_in), _activation(mlp.act), _linear(mlp.fc_out))
         scaling = getattr(attention, "scaling", head_size**-0.5)  # transformers 5.17 divides by the root
-        layers.append(LeanLayer(_layer_norm(block.ln_1), qkv, _linear(attention.out_proj), None, feed_forward, scaling))
+        weight, bias = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        qkv = _attention_matrix(weight, bias, (config.n_embd, head_size, scaling))
+        feed_forward = _plain_mlp(_linear(mlp.fc_in), _activation(mlp.act), _linear(mlp.fc_out))
+        layers.append(LeanLayer(_layer_norm(block.ln_1), qkv, _linear(attention.out_proj), None, feed_forward))
     heads = config.n_head
     final, head = _layer_norm(backbone.ln_f), Matrix(*_joined([model.lm_head]))
     return LeanModel(embedding, None, rotation, layers, final, head, heads, heads, head_size)
