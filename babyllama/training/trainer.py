@@ -44,6 +44,7 @@ from babyllama.training.callbacks import BestKeeper, CollectSeldom
 from babyllama.training.optim import build_optimizer
 from babyllama.training.recipes.short_start import cut_chunks, short_steps
 from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
+from babyllama.training.timing.short_spins import WatchSpins
 from babyllama.training.timing.step_graph import StepGraph
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ class BabyTrainer(Trainer):
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         self.add_callback(self.clock)
-        self.add_callback(SlowSteps(self.clock, 1 if on_gpu else runtime.threads))
+        self.add_callback(SlowSteps(self.clock))
+        if not on_gpu and runtime.processes == 1:
+            self.add_callback(WatchSpins(runtime.threads))
         spare_the_walks(self.model)
         trained = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
         self.step_graph = StepGraph(trained) if runtime.graphs else None

@@ -7,7 +7,8 @@ The threads of a parallel loop wait at its end for the slowest. How they wait is
 loaded, so every variant is a process of its own:
 
     default     the library's own: GNU's libgomp spins 300,000 times, some milliseconds, then sleeps
-    ours        what babyllama sets (babyllama/common/native_libraries.py)
+    ours        what babyllama does: 30,000 spins, 100 for as long as another program is busy
+                (babyllama/training/timing/short_spins.py)
     passive     OMP_WAIT_POLICY=passive: sleeps at once
     spin:N      GOMP_SPINCOUNT=N
     one         a single thread
@@ -66,8 +67,14 @@ def training_step(config: Any) -> Callable[[], None]:
 
 
 def child(spec: dict[str, Any]) -> None:
-    """Compute for the seconds that each line of standard input names, and print the rate of each turn."""
+    """Compute for the seconds that each line of standard input names, and print the rate of each turn.
+
+    The first seconds of a turn (`--settle`) are computed and not counted: what follows the load has seen it by then.
+    """
+    import torch
+
     from babyllama.config.loading import load_config
+    from babyllama.training.timing.short_spins import ShortSpins
 
     flags = {"training.torch_compile": spec["compile"], "training.device": "cpu"}
     config = load_config(spec["config"], spec["set"], flags)
@@ -78,11 +85,16 @@ def child(spec: dict[str, Any]) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         times: list[float] = []
-        until = time.perf_counter() + float(line)
-        while time.perf_counter() < until:
-            begun = time.perf_counter()
+        spins = ShortSpins(torch.get_num_threads()) if spec["watch"] else None
+        counted = time.perf_counter() + spec["settle"]
+        while (begun := time.perf_counter()) < counted + float(line):
             step()
-            times.append(time.perf_counter() - begun)
+            if begun >= counted:
+                times.append(time.perf_counter() - begun)
+            if spins is not None:
+                spins.look()
+        if spins is not None:
+            spins.end()
         print(tokens * len(times) / sum(times), tokens / min(times), flush=True)
 
 
@@ -92,7 +104,7 @@ class Variant:
     def __init__(self, name: str, spec: dict[str, Any]) -> None:
         self.name = name
         environment = {key: value for key, value in os.environ.items() if key not in OPENMP}
-        environment |= settings(name) | {"BABYLLAMA_SPEED": json.dumps(spec)}
+        environment |= settings(name) | {"BABYLLAMA_SPEED": json.dumps(spec | {"watch": name == "ours"})}
         command = [sys.executable, "-m", "tests.speed.busy_speed", "--child"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, env=environment, encoding="utf-8", **pipes)
@@ -145,7 +157,7 @@ Rates = dict[str, dict[str, list[tuple[float, float]]]]
 
 def measure(args: argparse.Namespace) -> Rates:
     """Rates of the turns by variant and condition."""
-    spec = {"config": args.config, "set": args.set, "compile": args.compile}
+    spec = {"config": args.config, "set": args.set, "compile": args.compile, "settle": args.settle}
     variants = [Variant(name, spec) for name in args.variants.split(",")]
     try:
         for variant in variants:
@@ -196,6 +208,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--variants", default=VARIANTS)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--settle", type=float, default=0.0, help="seconds of a turn before it is timed")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--compile", default="true", help="auto, true or false")
     parser.add_argument("--other-session", action="store_true", help="the neighbour has a session of its own")

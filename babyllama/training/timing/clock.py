@@ -102,14 +102,12 @@ class SlowSteps(TrainerCallback):
 
     Args:
         clock: Clock of the steps; what it leaves out (compiling, evaluating, saving) is never taken for slowness.
-        threads: Threads of this process that wait for each other. Beside a busy process one less was faster: on 2 cores
-            3,150 tokens/s with one and 2,476 with two, which alone reach 5,295 (docs/performance.md).
     """
 
     RECENT, USUAL, FACTOR = 8, 100, 2.0  # steps compared, steps compared with
 
-    def __init__(self, clock: StepClock, threads: int = 1) -> None:
-        self.clock, self.threads = clock, threads
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
         self._told = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -121,11 +119,10 @@ class SlowSteps(TrainerCallback):
         recent = statistics.median(steps[-self.RECENT :])
         if recent > self.FACTOR * usual:
             self._told = True
-            fewer = f", faster beside a busy program with --set training.threads={self.threads - 1}"
             say(
                 f"steps take {recent:.3g} s, before {usual:.3g} s: is another program busy, the machine hot, or on "
                 "battery? The training goes on, only slower. Ctrl-C keeps a checkpoint, "
-                "--resume_from_checkpoint goes on from it" + (f"{fewer}." if self.threads > 1 else ".")
+                "--resume_from_checkpoint goes on from it."
             )
 
 
