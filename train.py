@@ -89,7 +89,7 @@ def train(
     from babyllama.training.recipes.cooldown import trunk_folder
     from babyllama.training.replaced import replacing
     from babyllama.training.run_folder import guard_run, refuse_own_inputs
-    from babyllama.training.start import choose_parts, find_start
+    from babyllama.training.start import choose_batch_size, choose_parts, find_start
     from babyllama.training.stop_signals import StopSignals
 
     quiet_libraries()
@@ -108,6 +108,8 @@ def train(
 
         # 2. Run folder: may this run write here, and from which checkpoint does it start?
         run_dir, words = run_layout.run_dir(config), len(data.tokenizer)
+        size = distributed.on_rank_zero(lambda: choose_batch_size(config, device, run_dir))
+        config.training.batch_size = size
         parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
         config.training.gradient_accumulation_steps = parts
         fingerprint = run_fingerprint(config, data)

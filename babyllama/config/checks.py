@@ -104,6 +104,8 @@ def cross_checks(config: Config, source: str) -> list[str]:
             f"training.gradient_accumulation_steps: {t.gradient_accumulation_steps} does not divide batch_size "
             f"{t.batch_size}; these do: {divisors}"
         )
+    if t.slow_batch_size and t.slow_batch_size % t.parts:
+        problems.append(f"training.slow_batch_size: {t.parts} parts of a step do not divide {t.slow_batch_size}")
     problems += _recipe_checks(config)
     if t.fp16 is True and t.bf16 is True:
         problems.append("training.fp16, training.bf16: both true; choose one")

@@ -33,6 +33,7 @@ BOOKKEEPING = {
         "tf32",
         "deterministic",
         "cuda_graphs",
+        "slow_batch_size",  # batch_size counts, whichever of the two it became
         "quick_start",  # taken or dropped when the configuration is loaded
         "quick_start_minutes",  # the checkpoint has the number of steps
         "decay_from",  # the checkpoint's content counts (babyllama/training/recipes/cooldown.py)

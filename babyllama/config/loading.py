@@ -204,6 +204,8 @@ def _lay_over(raw: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
             if not isinstance(raw.get(section), dict):
                 raw[section] = {}
             raw[section][name] = TYPES.get(str(value).lower(), value) if key == "model.type" else value
+            if key == "training.batch_size":  # who names a size gets it on every machine
+                raw[section].pop("slow_batch_size", None)
         else:
             problems.append(f"--set {key}: unknown key{_nearest(name or section, section)}")
     return problems

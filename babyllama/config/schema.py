@@ -192,6 +192,8 @@ class TrainingConfig(Section):
     """AdamW, or Muon for hidden matrices with AdamW for the rest."""
     batch_size: int = Field(32, ge=1)
     """Sequences per optimizer step, over all devices."""
+    slow_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """The same on a CPU that computes in float32, where a short training has too few steps; unset: batch_size."""
     gradient_accumulation_steps: Annotated[Literal["auto"] | int, AfterValidator(_at_least_one)] = 1
     """Parts a step is computed in; must divide batch_size; auto: the fewest that should fit into memory."""
     num_epochs: float = Field(1, gt=0, le=1_000_000)

@@ -10,9 +10,10 @@ import pytest
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json, write_json
 from babyllama.config.loading import load_config, preset_paths
+from babyllama.config.run_layout import RUN_FINGERPRINT
 from babyllama.config.schema import Config, TrainingConfig
 from babyllama.models import gpu
-from babyllama.training.start import choose_parts
+from babyllama.training.start import choose_batch_size, choose_parts
 from tests.runs import config_for, corpus
 from train import train
 
@@ -71,3 +72,38 @@ def test_below_one_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="gradient_accumulation_steps"):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "device", "changes", "size"),
+    [
+        (True, "cpu", {}, 32),
+        (False, "cpu", {}, 16),
+        (True, "cpu", {"bf16": False, "fp16": False}, 16),
+        (False, "cuda", {}, 32),
+        (False, "cpu", {"slow_batch_size": None}, 32),
+    ],
+)
+def test_a_cpu_in_float32_takes_the_slow_batch_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_bf16: bool, device: str, changes: dict[str, Any], size: int
+) -> None:
+    monkeypatch.setattr("babyllama.models.runtime.cpu_has_bf16", lambda: has_bf16)
+    config = Config(model={"type": "Llama"}, training={"batch_size": 32, "slow_batch_size": 16} | changes)
+    assert choose_batch_size(config, device, tmp_path) == size
+
+
+@pytest.mark.parametrize("began", [16, 32])
+def test_a_run_keeps_the_batch_size_that_it_began_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, began: int
+) -> None:
+    write_json(tmp_path / RUN_FINGERPRINT, {"training.batch_size": began})
+    for has_bf16 in (True, False):
+        monkeypatch.setattr("babyllama.models.runtime.cpu_has_bf16", lambda has=has_bf16: has)
+        config = Config(model={"type": "Llama"}, training={"batch_size": 32, "slow_batch_size": 16})
+        assert choose_batch_size(config, "cpu", tmp_path) == began
+
+
+def test_a_batch_size_that_is_asked_for_is_taken_everywhere() -> None:
+    assert load_config("config/llama-10M.yaml").training.slow_batch_size == 16
+    assert load_config("config/llama-10M.yaml", ["training.batch_size=8"]).training.slow_batch_size is None
+    assert load_config("config/llama-10M.yaml", ["data.train_path=x.txt"]).training.slow_batch_size is None

@@ -45,8 +45,9 @@ SHARE, TIMED_SECONDS = 0.05, 5.0  # of the budget, and at most, for more than TI
 MARGIN = 1.04
 DISK_RATE = 2e8  # bytes a second of a checkpoint with its checksums: 0.6 s for a 10M model's 116 MB
 # Of a quick start that does not train the whole epoch: seconds of the command around its minutes of training, those of
-# them that scoring and samples take after it (16 at 1.2 s a step, quiet), points of the held-out curve and checkpoints.
-AROUND, AFTERWARDS, POINTS = 50.0, 20.0, 4
+# them that scoring and samples take after it (16 at 3,400 tokens a second in training, more on a slower machine),
+# points of the held-out curve and checkpoints.
+AROUND, AFTERWARDS, AFTERWARDS_RATE, POINTS = 50.0, 20.0, 3400, 4
 FEWEST_TOKENS = 400_000  # of the quick start: a choice; 453k tokens gave 84% of the pairs (docs/experiments.md)
 
 
@@ -277,7 +278,8 @@ def fix_length(
     careful = StepTimes(times.step * MARGIN, times.evaluation, times.save)
     if quick:
         # The command's minutes count, too: it has read text, compiled and timed steps, and it will score.
-        left = seconds + AROUND - waited - AFTERWARDS * max(1.0, times.step / 1.2)
+        rate = config.training.batch_size * config.data.seq_length / times.step
+        left = seconds + AROUND - waited - AFTERWARDS * max(1.0, AFTERWARDS_RATE / rate)
         left = min(seconds - spent, left)
         fitting = done + steps_within(max(left, 0.0), careful, config, len(train_set), processes, _with_quick_steps)
         return _quick_start(config, times, fitting, len(train_set), processes, seconds)
