@@ -108,8 +108,7 @@ def train(
 
         # 2. Run folder: may this run write here, and from which checkpoint does it start?
         run_dir, words = run_layout.run_dir(config), len(data.tokenizer)
-        size = distributed.on_rank_zero(lambda: choose_batch_size(config, device, run_dir))
-        config.training.batch_size = size
+        config.training.batch_size = distributed.on_rank_zero(lambda: choose_batch_size(config, device, run_dir))
         parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
         config.training.gradient_accumulation_steps = parts
         fingerprint = run_fingerprint(config, data)
