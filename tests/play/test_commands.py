@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,23 @@ def test_play_serves_until_it_is_interrupted(tiny_run: Path) -> None:
         assert process.returncode == 0
     finally:
         process.kill()
+
+
+def test_play_computes_nothing_in_the_main_thread(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's helpers of the main thread would slow each request's own down to a third."""
+    from babyllama.play.server import PlayServer
+
+    seen: list[bool] = []
+    warm_up = Writer.warm_up
+
+    def noted(self: Writer) -> float:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return warm_up(self)
+
+    def interrupted(self: PlayServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "warm_up", noted)
+    monkeypatch.setattr(PlayServer, "serve_forever", interrupted)
+    assert main.main(["play", str(tiny_run), str(tiny_run), "--port", "0", "--device", "cpu"]) == 0
+    assert seen == [False, False]
