@@ -107,10 +107,10 @@ def train(
         data = distributed.rank_zero_first(lambda: prepare_data(config))
 
         # 2. Run folder: may this run write here, and from which checkpoint does it start?
-        run_dir, words = run_layout.run_dir(config), len(data.tokenizer)
-        config.training.batch_size = distributed.on_rank_zero(lambda: choose_batch_size(config, device, run_dir))
-        parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir))
-        config.training.gradient_accumulation_steps = parts
+        run_dir, words, training = run_layout.run_dir(config), len(data.tokenizer), config.training
+        training.batch_size = distributed.on_rank_zero(lambda: choose_batch_size(config, device, run_dir, overwrite))
+        parts = distributed.on_rank_zero(lambda: choose_parts(config, words, device, run_dir, overwrite))
+        training.gradient_accumulation_steps = parts
         fingerprint = run_fingerprint(config, data)
         config_asked = config.model_copy(deep=True)  # the micro-batch may become smaller
         with run_lock(run_dir), StopSignals() as signals, replacing(run_dir):

@@ -138,7 +138,13 @@ def tell_other_tokenizer(config: Config, tokenizer: PreTrainedTokenizerBase) -> 
 FULL = 0.85  # share of the free memory that an estimated step may take; what it misses, halving mends
 
 
-def choose_batch_size(config: Config, device: str, run_dir: Path) -> int:
+def _begun_with(key: str, run_dir: Path) -> int | str | None:
+    """Return a key's value in the fingerprint that the run's first start left, None where there is none."""
+    record = run_dir / RUN_FINGERPRINT
+    return read_json(record).get(key) if record.is_file() else None
+
+
+def choose_batch_size(config: Config, device: str, run_dir: Path, overwrite: bool = False) -> int:
     """Choose between `batch_size` and, on a CPU that computes in float32, `slow_batch_size`, with a line.
 
     Where a step takes seconds a short training has few of them, and twice as many of half the size teach more in the
@@ -149,6 +155,7 @@ def choose_batch_size(config: Config, device: str, run_dir: Path) -> int:
         config: Run configuration.
         device: Where it will be computed.
         run_dir: The run folder, perhaps with the fingerprint of an earlier start.
+        overwrite: Whether what is in the folder is trained anew.
     """
     from babyllama.models.runtime import cpu_has_bf16
 
@@ -156,9 +163,8 @@ def choose_batch_size(config: Config, device: str, run_dir: Path) -> int:
     usual, slow = training.batch_size, training.slow_batch_size
     if slow is None:
         return usual
-    record = run_dir / RUN_FINGERPRINT
-    earlier = read_json(record).get("training.batch_size") if record.is_file() else None
-    if earlier in (usual, slow):
+    earlier = None if overwrite else _begun_with("training.batch_size", run_dir)
+    if isinstance(earlier, int) and earlier in (usual, slow):
         return earlier
     in_float32 = training.bf16 is False or (training.bf16 == "auto" and not cpu_has_bf16())
     if device != "cpu" or not in_float32:
@@ -167,7 +173,7 @@ def choose_batch_size(config: Config, device: str, run_dir: Path) -> int:
     return slow
 
 
-def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) -> int:
+def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path, overwrite: bool = False) -> int:
     """Choose in how many parts a step is computed where `gradient_accumulation_steps` is `auto`, with a line.
 
     The fewest whose estimate fits: each part costs its own kernel launches and its own cast of all weights (2.2 GB at
@@ -178,6 +184,7 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) ->
         vocab_size: Tokens in the vocabulary.
         device: Where it will be computed.
         run_dir: The run folder, perhaps with the fingerprint of an earlier start.
+        overwrite: Whether what is in the folder is trained anew.
 
     Returns:
         A divisor of batch_size over the number of processes, or the configured number.
@@ -189,8 +196,7 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path) ->
     if training.gradient_accumulation_steps != "auto":
         return training.parts
     # A run that began keeps what it began with.
-    key = "training.gradient_accumulation_steps"
-    earlier = read_json(run_dir / RUN_FINGERPRINT).get(key) if (run_dir / RUN_FINGERPRINT).is_file() else None
+    earlier = None if overwrite else _begun_with("training.gradient_accumulation_steps", run_dir)
     if isinstance(earlier, int) and training.batch_size % (earlier * processes) == 0:
         say(f"gradient_accumulation_steps: {earlier}, as this run began")
         return earlier

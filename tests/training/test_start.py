@@ -48,6 +48,7 @@ def test_a_run_that_has_begun_keeps_its_number(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(gpu, "free_bytes", lambda device: 10**12)
     write_json(tmp_path / "run_fingerprint.json", {"training.gradient_accumulation_steps": 4})
     assert choose_parts(preset("llama-97M"), 16_000, "cuda", tmp_path) == 4
+    assert choose_parts(preset("llama-97M"), 16_000, "cuda", tmp_path, overwrite=True) == 1, "trained anew"
 
 
 def test_the_machines_memory_is_read() -> None:
@@ -101,6 +102,7 @@ def test_a_run_keeps_the_batch_size_that_it_began_with(
         monkeypatch.setattr("babyllama.models.runtime.cpu_has_bf16", lambda has=has_bf16: has)
         config = Config(model={"type": "Llama"}, training={"batch_size": 32, "slow_batch_size": 16})
         assert choose_batch_size(config, "cpu", tmp_path) == began
+        assert choose_batch_size(config, "cpu", tmp_path, overwrite=True) == (32 if has_bf16 else 16)
 
 
 def test_a_batch_size_that_is_asked_for_is_taken_everywhere() -> None:
