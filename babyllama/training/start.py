@@ -148,7 +148,7 @@ def choose_batch_size(config: Config, device: str, run_dir: Path, overwrite: boo
     """Choose between `batch_size` and, on a CPU that computes in float32, `slow_batch_size`, with a line.
 
     Where a step takes seconds a short training has few of them, and twice as many of half the size teach more in the
-    same time: the quick start in 4 minutes of float32 leaves 12.6% above the entropy instead of 13.2%
+    same time: the quick start in 4 minutes of float32 ends 11.7% above the entropy instead of 13.2%
     (docs/experiments.md). A run that has begun keeps its number on any machine.
 
     Args:

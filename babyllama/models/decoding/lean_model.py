@@ -90,10 +90,12 @@ class Matrix:
             height, width = self.weight.shape
             most = max(1, min(torch.get_num_threads(), width // NARROWEST_BLOCK))
             count = next(n for n in range(most, 0, -1) if width % n == 0)
-            self._blocks = self.weight.reshape(height, count, width // count).transpose(0, 1).contiguous()
+            blocks = self.weight.reshape(height, count, width // count).transpose(0, 1)
+            # One thread multiplies a matrix that narrows as fast in the layout that it has.
+            self._blocks = blocks if count == 1 and width < height else blocks.contiguous()
         count, height, width = self._blocks.shape
         if count == 1:
-            return self._multiply(row, self._blocks[0] if width >= height else self.weight)
+            return self._multiply(row, self._blocks[0])
         factor = row.expand(count, 1, height)
         if self.bias is None:
             return torch.bmm(factor, self._blocks).view(1, -1)
