@@ -23,8 +23,9 @@ def stopped_run(bench: Bench) -> Path:
         from babyllama.training import checkpoints
         from tests.faults.harness import kill_inside
 
-        bench.run(target, before=kill_inside(checkpoints, "commit", 5, 0.0))
-        bench.resume(target, before=kill_inside(checkpoints, "commit", 2, 0.0))
+        killed = bench.run(target, before=kill_inside(checkpoints, "commit", 5, 0.0))
+        again = bench.resume(target, before=kill_inside(checkpoints, "commit", 2, 0.0))
+        assert killed.code == again.code == -9, killed.output + again.output
     return target
 
 

@@ -76,7 +76,9 @@ def moved(first: dict[str, str], second: dict[str, str]) -> Callable[[Bench, Pat
         from babyllama.training import checkpoints
 
         saves = source.randint(1, STEPS // SAVE_EVERY - 1)
-        bench.run(output, *AUTO, before=on(first, kill_inside(checkpoints, "commit", saves + 1, 0.0)))
+        killed = bench.run(output, *AUTO, before=on(first, kill_inside(checkpoints, "commit", saves + 1, 0.0)))
+        if killed.code != -9:
+            return f"not killed: exit {killed.code}: {killed.output[-300:]}"
         done = bench.run(output, *AUTO, "--resume_from_checkpoint", before=on(second))
         if done.code:
             return f"exit {done.code}: {done.output[-300:]}"
