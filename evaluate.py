@@ -383,9 +383,9 @@ def run(args: argparse.Namespace) -> int:
     results_file(evaluator.checkpoint, args.output, args.split)  # tried before anything is computed
     window, stride = evaluator.window, evaluator.options.stride
     say(f"{evaluator.checkpoint.name}: window {window}, stride {stride or window}")
-    results = evaluator.run(tasks)
+    written = evaluator.save(results := evaluator.run(tasks), args.output)  # first: a failing terminal costs nothing
     print_results(results)
-    say(f"written: {(written := evaluator.save(results, args.output))}, page: {written.parent / REPORT}")
+    say(f"written: {written}, page: {written.parent / REPORT}")
     return 1 if evaluator.failed else 0
 
 

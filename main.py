@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from babyllama.common.command import Command, CommandParser, Parser, add_command
 from babyllama.common.console import say
 from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError
-from babyllama.common.provenance import program, program_name
+from babyllama.common.provenance import program, program_name, quoted
 from babyllama.config.flags import add_config_flags, config_from_args, read_config
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _prepare(args: argparse.Namespace) -> int:
         if path:
             for line in clean_folder(path, Path(args.output), split, domains, args.speaker_labels):
                 say(line)
-    say(f"next: {program()} --config llama-10M --train-path {shlex.quote(args.output)}")
+    say(f"next: {program()} --config llama-10M --train-path {quoted(args.output)}")
     return 0
 
 

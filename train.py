@@ -11,10 +11,9 @@ Under `torchrun` or `accelerate launch` every process runs this; rank 0 prepares
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from babyllama.common import distributed
 from babyllama.common.command import Parser, run_command
 from babyllama.common.console import say
 from babyllama.common.files import read_json, write_json
-from babyllama.common.provenance import command_line, program
+from babyllama.common.provenance import command_line, program, quoted
 from babyllama.config import run_layout
 from babyllama.config.flags import add_config_flags, config_from_args
 from babyllama.config.schema import Config
@@ -126,7 +125,7 @@ def train(
             def attempt(start: Start) -> BabyTrainer:
                 return train_once(config, data, run_dir, start, signals)
 
-            trainer = train_within_memory(config.training, run_dir, start, attempt)
+            trainer = train_within_memory(config.training, start, attempt)
 
             # 7. Save the model, score it as a user will load it, write the record last.
             metrics = save_and_score(config, data, trainer, run_dir, command or command_line())
@@ -147,20 +146,19 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         The Trainer after its last step.
     """
     from babyllama.models import runtime as rt
-    from babyllama.models.compiled_layers import set_attention
     from babyllama.training.running import run_training
-    from babyllama.training.start import check_disk, choose_runtime, open_run_folder
+    from babyllama.training.start import check_disk, choose_runtime, open_run_folder, taken_by
 
     with distributed.raise_on_all_ranks():
         # Model: random weights from the seed, or those of model.init_from.
         model = create_model(config, data.tokenizer)
         size = sum(parameter.numel() for parameter in model.parameters())
-        check_disk(config, size, run_dir)
+        check_disk(config, model, run_dir)
         say(f"model: {config.model.type}, {size:,} parameters")
 
         # How to compute: device, precision, attention, compiling, threads; one decision for the whole run.
         chosen = choose_runtime(config, data, size, start.runtime)
-        start.runtime = replace(chosen, attention=set_attention(model, chosen.attention))  # what the model takes of it
+        start.runtime = taken_by(model, chosen, config.training)
         say(start.runtime.line())
         rt.apply(start.runtime)
 
@@ -170,7 +168,7 @@ def train_once(config: Config, data: PreparedData, run_dir: Path, start: Start, 
         open_run_folder(trainer, start, data, run_dir)
 
     # Train.
-    run_training(trainer, start.checkpoint, signals)
+    run_training(trainer, start, signals)
     return trainer
 
 
@@ -385,7 +383,7 @@ def run(args: argparse.Namespace) -> int:
     if result.already_finished:
         say(f"this run is finished: {result.run_dir} (nothing was written; --overwrite trains it anew)")
     else:
-        say(f"saved: {result.run_dir}   next: {program()} evaluate {shlex.quote(str(result.run_dir))}")
+        say(f"saved: {result.run_dir}   next: {program()} evaluate {quoted(str(result.run_dir))}")
     return 0
 
 

@@ -59,4 +59,9 @@ def cache_home() -> Path:
     try:
         return Path.home() / ".cache" / "babyllama"
     except RuntimeError:  # no HOME and no entry in passwd: a container with a random user id
-        return Path(tempfile.gettempdir()) / f"babyllama-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+        return temporary_home()
+
+
+def temporary_home() -> Path:
+    """Return this user's folder below the system's temporary one."""
+    return Path(tempfile.gettempdir()) / f"babyllama-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -135,6 +136,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     """
     if argv is None:
         restart_in_utf8()
+    write_any_letter()
     begin_command()
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     launched = os.environ.get("WORLD_SIZE", "")
@@ -146,6 +148,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     # Run; each way to end has its code.
     try:
         distributed.settle_environment()
+        distributed.limit_threads()
         return command(argv)
     except KeyboardInterrupt:
         if is_main_process():
@@ -160,6 +163,16 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
         sys.stdout.flush()
         os._exit(code)  # the others may be gone: taking down what connects them could wait for ever
     return code
+
+
+def write_any_letter() -> None:
+    """Let output show what its encoding lacks as an escape instead of ending the command.
+
+    Windows gives a redirected output its old code page, which has no minus sign (U+2212), let alone Cyrillic.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def restart_in_utf8() -> None:
@@ -197,7 +210,9 @@ def _unexpected(error: Exception, debug: bool) -> int:
         print(f"error: the disk is full: {error}", file=sys.stderr)
         return 5
     if isinstance(error, PermissionError):
-        print(f"error: {error.filename}: no permission to write; choose another --output-dir", file=sys.stderr)
+        held = getattr(error, "winerror", None) in {32, 33}  # Windows: a sharing or a locking violation
+        why = "open in another program; close it" if held else "no permission to write; choose another --output-dir"
+        print(f"error: {error.filename}: {why}", file=sys.stderr)
         return 5
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of a user without an entry
         print("error: a path begins with ~, and HOME is not set: write the whole path, or set HOME", file=sys.stderr)

@@ -14,6 +14,7 @@ from babyllama.common.units import human_bytes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_MESSAGES = (
     "no space left",
+    "not enough space on the disk",  # Windows
     "disk quota",
     "file too large",
     "pytorchstreamwriter failed",
@@ -21,11 +22,6 @@ FULL_MESSAGES = (
 )
 HEAD = 65_536  # bytes by which a file is known as one of ours
 RESERVE = 50_000_000  # logs, report, tokenizer
-
-
-def checkpoint_bytes(num_parameters: int) -> int:
-    """Return bytes of one checkpoint: float32 weights and two moments; Muon keeps one moment less for its matrices."""
-    return num_parameters * 12
 
 
 def check_space(path: Path, needed: int, what: str, way_out: str = "choose another --output-dir") -> None:

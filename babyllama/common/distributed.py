@@ -12,12 +12,13 @@ Without torchrun every function here returns its argument or does nothing: nothi
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
@@ -25,6 +26,8 @@ from babyllama.common.errors import BabyLlamaError, ConfigError
 T = TypeVar("T")
 WAIT = timedelta(days=7)  # rank 0 may prepare text or score for hours while the others wait
 LAST_WORD = ".last_word"
+CGROUP_OF_PROCESS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+CGROUP_1_FILES = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 _LOST = (
     *("closed by peer", "reset by peer", "broken pipe", "connection refused", "socket closed", "connection was closed"),
     *("nccl", "timed out waiting", "gloo", "process group", "processgroup"),
@@ -104,8 +107,40 @@ def is_initialized() -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use (affinity counts, where the system knows it)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: affinity counts and a container's quota, where the system knows them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, math.ceil(cpu_quota() or cores))
+
+
+def cpu_quota() -> float | None:
+    """Return how many cores' time a container or a service may use (`docker run --cpus`), None without a limit.
+
+    Linux keeps it in control groups: in version 2 in `cpu.max` of the group and of those around it, in version 1 in a
+    file that a container sees at the top. Neither affinity nor torch's number of threads knows of it: on 64 cores a
+    container with one would start 64 threads that wait for each other.
+    """
+    try:
+        lines = CGROUP_OF_PROCESS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    own = PurePosixPath(next((line[3:] for line in lines if line.startswith("0::")), "/"))
+    limits = [CGROUPS / str(group).lstrip("/") / "cpu.max" for group in (own, *own.parents)]
+    found = []
+    for path in limits:
+        with suppress(OSError, ValueError):  # no such group here, or "max"
+            quota, period = path.read_text(encoding="ascii").split()
+            found.append(int(quota) / int(period))
+    with suppress(OSError, ValueError):
+        quota, period = ((CGROUPS / "cpu" / name).read_text(encoding="ascii") for name in CGROUP_1_FILES)
+        found += [int(quota) / int(period)] if int(quota) > 0 else []
+    return min(found, default=None)
+
+
+def limit_threads() -> None:
+    """Tell OpenMP a container's quota, before torch is loaded; what the user or a launcher set stays."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    if available_cores() < cores and local_world_size() == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
 
 
 def threads_per_process() -> int | None:

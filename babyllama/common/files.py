@@ -16,13 +16,17 @@ import json
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+ON_WINDOWS = os.name == "nt"
 SELF = "sha256_of_the_rest"
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)  # seconds
 
 
 class NotWhole(ValueError):
@@ -38,11 +42,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync_file(temporary)
-        os.replace(temporary, path)
+        replace(temporary, path)
         fsync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def replace(source: str | Path, target: str | Path) -> None:
+    """Rename a file or a folder; what stood at the target and can be replaced is replaced.
+
+    Windows refuses while another program has it open (a virus scanner, an indexer, an evaluation that reads a
+    milestone): there it is tried again for three seconds.
+
+    Raises:
+        PermissionError: It is still open, or may not be renamed.
+    """
+    for pause in PAUSES if ON_WINDOWS else ():
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    return os.replace(source, target)
+
+
+def free_name(path: Path) -> Path:
+    """Return the path with the first number behind it that nothing has: `checkpoint-3.damaged` -> `...damaged-1`."""
+    number = 1
+    while (found := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return found
 
 
 def fsync_file(path: Path) -> None:
@@ -134,7 +163,7 @@ def seal(folder: Path, name: str, facts: dict[str, Any], digest: str = "sha256")
     for path in paths:
         fsync_file(path)
     fsync_folder(folder)
-    files = {str(path.relative_to(folder)): _facts_of(path, digest) for path in paths}
+    files = {path.relative_to(folder).as_posix(): _facts_of(path, digest) for path in paths}
     manifest = finite({**facts, "files": files})
     write_json(folder / name, {**manifest, SELF: _digest_of(manifest)})
     fsync_folder(folder.parent)
@@ -216,9 +245,10 @@ def publish(temporary: Path, target: Path) -> None:
             fsync_file(path)
     fsync_folder(temporary)
     doomed = target.with_name(f".{target.name}.deleting")
-    shutil.rmtree(doomed, ignore_errors=True)
+    for left in target.parent.glob(f"{escape(doomed.name)}*"):
+        shutil.rmtree(left, ignore_errors=True)
     if target.exists():
-        os.replace(target, doomed)
-    os.replace(temporary, target)
+        replace(target, doomed := free_name(doomed))
+    replace(temporary, target)
     fsync_folder(target.parent)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from typing import Any
 
 import babyllama
 from babyllama.common import distributed
+from babyllama.common.files import ON_WINDOWS
 
 # In a wheel the root files lie in babyllama/app; in a clone beside the package.
 IS_INSTALLED = (Path(babyllama.__file__).parent / "app" / "main.py").is_file()
@@ -29,6 +31,11 @@ def program() -> str:
     return "babyllama" if program_name() == "babyllama" else "python main.py"
 
 
+def quoted(*words: str) -> str:
+    """Return words of a command as this system's shell reads them: Windows' knows no single quotes."""
+    return subprocess.list2cmdline(words) if ON_WINDOWS else shlex.join(words)
+
+
 def command_line() -> str:
     """Return this process's command as a user types it."""
     processes, here = distributed.world_size(), distributed.local_world_size()
@@ -38,7 +45,7 @@ def command_line() -> str:
         nodes = f"--nnodes {processes // here} " if processes > here else ""
         started = "-m babyllama" if installed else Path(sys.argv[0]).name
         launcher = f"torchrun {nodes}--nproc-per-node {here} {started}"
-    return " ".join([launcher, *([shlex.join(sys.argv[1:])] if sys.argv[1:] else [])])
+    return " ".join([launcher, *([quoted(*sys.argv[1:])] if sys.argv[1:] else [])])
 
 
 def resume_command() -> str:

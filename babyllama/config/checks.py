@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from babyllama.common.files import ON_WINDOWS
 from babyllama.config.schema import CURRICULUM_DIFFICULTIES, TYPES, Config, ModelConfig
 
 
@@ -91,6 +93,10 @@ def cross_checks(config: Config, source: str) -> list[str]:
         )
     elif m.name is not None and any(c in m.name for c in "/\\"):
         problems.append(f"model.name: {m.name!r} is the name of one folder: no / or \\; logging.output_dir says where")
+    elif m.name is not None and ON_WINDOWS and not _windows_takes(m.name):
+        problems.append(
+            f'model.name: {m.name!r}: Windows takes no such folder: none of <>:"|?*, no dot at the end, no CON'
+        )
     if not m.init_from and m.type in TYPES.values():
         problems += _head_checks(m)
     # The training: batch, recipe, precision, length.
@@ -118,6 +124,16 @@ def cross_checks(config: Config, source: str) -> list[str]:
             f"model.max_position_embeddings: {m.max_position_embeddings} < " f"data.seq_length {config.data.seq_length}"
         )
     return [f"{source}: {problem}" for problem in problems]
+
+
+def _windows_takes(name: str) -> bool:
+    """Return whether Windows makes a folder of that name, and not a device, another name or a stream of a file.
+
+    >>> [name for name in ("run", "a:b", "run.", "con.1", "concise") if _windows_takes(name)]
+    ['run', 'concise']
+    """
+    device = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)", name.split(".")[0].strip(), re.IGNORECASE)
+    return not (device or name.endswith(".") or set('<>:"|?*') & set(name))
 
 
 def _recipe_checks(config: Config) -> list[str]:

@@ -22,6 +22,7 @@ CURRICULUM = "curriculum.json"
 LIVE_SAMPLES = "samples_during_training.jsonl"
 AVERAGES, MEANS = "ema_", "mean_"  # folders of a run: exponential averages, means over epochs
 AVERAGES_FILE = "weight_averages.safetensors"  # a file of each checkpoint
+MPS_RANDOM_STATE = "mps_random_state.safetensors"  # likewise, of a training on an Apple GPU
 HELD_OUT_TEXT, TEST_TEXT, TEXT_HASHES = "held_out.jsonl.gz", "test.jsonl.gz", "text_hashes.npz"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"

@@ -287,6 +287,12 @@ class TrainingConfig(Section):
         """Parts a step is computed in; one as long as `auto` is not decided (`training.start.choose_parts`)."""
         return 1 if self.gradient_accumulation_steps == "auto" else self.gradient_accumulation_steps
 
+    @property
+    def decays(self) -> list[float]:
+        """Decays of the weights' exponential averages, one an average; empty where none is kept."""
+        found = self.ema_decay or []
+        return found if isinstance(found, list) else [found]
+
 
 class LoggingConfig(Section):
     """Where the run is written and who is told of it."""

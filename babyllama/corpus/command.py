@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.write:
         found.report["written"] = {"folder": args.write, **write_clean(found, Path(args.write).expanduser(), reasons)}
-    # Tell, and write.
-    print_tables([domain_table(found.report)])
-    for line in summary(found.report):
-        say(line)
+    # Write, and tell.
     folder = Path(args.output).expanduser()
     write_json(folder / JSON, found.report)
     page = write_corpus_page(found.report, folder / PAGE)
+    print_tables([domain_table(found.report)])
+    for line in summary(found.report):
+        say(line)
     say(f"written: {folder / JSON}, page: {page}")
     return 0
 

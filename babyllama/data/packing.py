@@ -17,9 +17,10 @@ up a training (`python -m tests.speed.data_speed`).
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
     from babyllama.data.prepared import PreparedData
 
 _ORDER = 2  # keeps the draws of an epoch's order apart from those of its offset
+
+
+class _TokenFile(NamedTuple):
+    """Where a memory map of tokens comes from."""
+
+    path: str
+    dtype: np.dtype[Any]
 
 
 class PackedDataset(Dataset):  # type: ignore[type-arg]
@@ -140,6 +148,20 @@ class PackedDataset(Dataset):  # type: ignore[type-arg]
     def layout_key(self, epoch: int) -> tuple[int, int]:
         """What decides which tokens the chunks of an epoch hold: equal for epochs whose chunks are equal."""
         return self.offset_of(epoch), epoch if self.reshuffle or self.segments is not None else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Name the file of the tokens: a spawned loader process maps it, where a pickled map would copy all of it."""
+        state = self.__dict__.copy()
+        if isinstance(self.tokens, np.memmap) and isinstance(self.tokens.base, mmap.mmap):  # the whole, not a part
+            state["tokens"] = _TokenFile(str(self.tokens.filename), self.tokens.dtype)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the tokens again."""
+        tokens = state["tokens"]
+        if isinstance(tokens, _TokenFile):
+            state["tokens"] = np.memmap(tokens.path, dtype=tokens.dtype, mode="r")
+        self.__dict__.update(state)
 
     def __len__(self) -> int:
         """Return chunks of an epoch, the all-padding ones included."""

@@ -13,7 +13,6 @@ Then every document gets its mark: for training, held out, or unused.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from babyllama.common.files import crc32_of, read_json, write_json
+from babyllama.common.files import crc32_of, read_json, replace, write_json
 from babyllama.common.process_pool import ordered_map
 from babyllama.data.documents import END_OF_TEXT, Document
 from babyllama.data.words import count_words
@@ -262,7 +261,7 @@ def write_facts(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]
     temporary = path.with_name(f".{path.name}")
     with temporary.open("wb") as handle:
         np.savez(handle, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    replace(temporary, path)
 
 
 def read_facts(path: Path, content: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

@@ -91,7 +91,7 @@ def next_token_distributions(
     rows = [[first, *tokens][-window:] for tokens in encode_text(tokenizer, list(prompts))]
     logits = model(input_ids=pad_right(rows, 0, device), use_cache=False).logits  # (N, T, V)
     last = torch.tensor([len(row) - 1 for row in rows], device=device)
-    return logits[torch.arange(len(rows), device=device), last].double().softmax(dim=1).cpu()
+    return logits[torch.arange(len(rows), device=device), last].cpu().double().softmax(dim=1)
 
 
 def consistency(

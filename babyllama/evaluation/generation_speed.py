@@ -15,19 +15,13 @@ import torch
 from babyllama.models.decoding.decoder import Decoder, make_decoder
 from babyllama.models.decoding.loop import decode
 from babyllama.models.decoding.sampling import GREEDY
+from babyllama.models.gpu import synchronizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REPEATS = 5
 NEW_TOKENS = 32
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _write(decoder: Decoder, batch: int, prompt_length: int, new_tokens: int) -> int:
@@ -54,15 +48,15 @@ def generation_speed(
     new_tokens = min(NEW_TOKENS, max(1, window // 2))
     prompt = min(8, max(1, window - new_tokens))
     figures: dict[str, Any] = {"new_tokens": new_tokens, "repeats": repeats, "device": str(device)}
-    decoder = make_decoder(model, window)
+    decoder, wait = make_decoder(model, window), synchronizer(str(device)) or (lambda: None)
     for batch in batch_sizes:
         _write(decoder, batch, prompt, new_tokens)
         rates = []
         for _ in range(repeats):
-            _synchronize(device)
+            wait()
             started = time.perf_counter()
             made = _write(decoder, batch, prompt, new_tokens)
-            _synchronize(device)
+            wait()
             rates.append(made / (time.perf_counter() - started))
         figures[f"batch_{batch}_tokens_per_second"] = statistics.median(rates)
     return figures

@@ -147,7 +147,7 @@ def sum_log_probs(
     for batch in progress(plan) if progress else plan:
         ids = pad_right([inputs[i] for i in batch], 0, device)
         wanted = pad_right([targets[i] for i in batch], IGNORE, device)
-        totals = token_log_probs(model, ids, wanted).double().sum(dim=1).tolist()
+        totals = token_log_probs(model, ids, wanted).cpu().double().sum(dim=1).tolist()
         for index, total in zip(batch, totals, strict=True):
             sums[index] = total
     return sums

@@ -93,7 +93,7 @@ def _batch_scores(backbone: Module, head: Module, rows: Sequence[PairRow]) -> Te
     width = ids.shape[1]
     entries = [(n, n * width + i, t, g, b) for n, row in enumerate(rows) for i, t, g, b in row.targets]
     owner, index, target, good, bad = (torch.tensor(column) for column in zip(*entries, strict=True))
-    values = target_log_probs(flat[index.to(device)], target.to(device), head).double().cpu()
+    values = target_log_probs(flat[index.to(device)], target.to(device), head).cpu().double()
     scores = torch.zeros(len(rows), 2, dtype=torch.float64)  # added on the CPU: on CUDA in another order each time
     for side, counts in enumerate((good, bad)):
         scores[:, side].index_add_(0, owner, values * counts)

@@ -164,7 +164,9 @@ BYTES_PER_PARAMETER = 16  # float32 weights, gradients and two moments
 BYTES_PER_ACTIVATION = 34  # per token, layer and width in bf16: about 17 values kept for the backward pass
 
 
-def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int, *, gpu: bool = False) -> int:
+def step_bytes(
+    config: Config, vocab_size: int, parameters: int, parts: int, *, gpu: bool = False, compiled: bool = True
+) -> int:
     """Estimate the memory of a training step: weights, optimizer, activations of one part, the head's buffers.
 
     Args:
@@ -173,19 +175,21 @@ def step_bytes(config: Config, vocab_size: int, parameters: int, parts: int, *, 
         parameters: Parameters of the model.
         parts: Parts that a step is computed in, over all devices.
         gpu: Whether a GPU computes, where the head takes more rows at once.
+        compiled: Whether it is compiled there; else its block is smaller and takes more for each entry.
 
     >>> config = load_config(preset_paths()["llama-97M"])
     >>> [round(step_bytes(config, 16_000, 97_000_000, parts) / 1e9, 1) for parts in (1, 4, 8)]
     [7.1, 3.2, 2.6]
     """
-    from babyllama.models.fused_loss import BLOCK_ROWS, CUDA_BLOCK_ENTRIES
+    from babyllama.models.fused_loss import BLOCK_ROWS, CUDA_BLOCK_ENTRIES, EAGER_BLOCK_ENTRIES
 
     model = config.model
     tokens = config.training.batch_size * config.data.seq_length // parts
     kept = parameters * (BYTES_PER_PARAMETER + 2)  # and a cast of the weights in 16 bits
     logits = BLOCK_ROWS * vocab_size * 10  # float32, powers, 16 bits
-    if gpu:  # compiled; llama-97M's 262 million took 3.8 bytes each on an H100
-        logits = min(CUDA_BLOCK_ENTRIES, tokens * vocab_size) * 4
+    if gpu:  # compiled, llama-97M's 262 million entries took 3.8 bytes each on an H100
+        most, each = (CUDA_BLOCK_ENTRIES, 4) if compiled else (EAGER_BLOCK_ENTRIES, 20)
+        logits = min(most, tokens * vocab_size) * each
     head = vocab_size * model.hidden_size * 4 + logits  # d(weight) in float32
     return kept + head + tokens * model.n_layer * model.hidden_size * BYTES_PER_ACTIVATION
 

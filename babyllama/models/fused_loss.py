@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 IGNORE = -100
 BLOCK_ROWS = 1024  # 512 and 1,024 are equally fast on 2 cores, 2,048 leaves the cache
 CUDA_BLOCK_ENTRIES = 2**28  # logits of a block on a GPU: 16,384 rows of 16,000, 0.5 GB in bf16; each block is launches
+EAGER_BLOCK_ENTRIES = 2**26  # where they are not compiled: logits, powers and gradient in float32 are 20 bytes an entry
 # Nearly all of softmax - onehot lies below fp16's normal range (6e-5): cast as it is, the median row of dW is off by
 # 1.5% and the worst 1% by 6%; times 2^11 before the cast by 0.02% and 0.03%. Entries are at most 1, so none overflows.
 FP16_LIFT = 2.0**11
@@ -72,14 +73,14 @@ def _block(
     lift = FP16_LIFT if hidden.dtype == torch.float16 else 1.0
     g = (g if lift == 1.0 else g * lift).to(hidden.dtype)
     d_bias = g.to(logits.dtype).sum(0) if bias is not None else None
-    d_hidden, d_weight = _product(g, weight), _product(g.t(), hidden)
+    d_hidden, d_weight = gradient_product(g, weight), gradient_product(g.t(), hidden)
     if lift == 1.0:
         return losses.sum(), d_hidden, d_weight, d_bias
     return losses.sum(), d_hidden / lift, d_weight / lift, None if d_bias is None else d_bias / lift
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a matrix product; of fp16 factors in float32, since 1,024 lifted rows can add up beyond 65,504."""
+def gradient_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a product with a gradient by the logits; in float32 where it is fp16: lifted rows add up beyond 65,504."""
     if a.dtype != torch.float16:
         return a @ b
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
@@ -90,15 +91,18 @@ def vocabulary_multiple(device: torch.device) -> int:
     return CUDA_MULTIPLE if device.type == "cuda" else 1
 
 
-def block_rows(device: torch.device, vocabulary: int) -> int:
+def block_rows(device: torch.device, vocabulary: int, compiled: bool = True) -> int:
     """Return how many rows make a block: what a CPU's cache holds, on a GPU nearly always the whole micro-batch.
 
     >>> block_rows(torch.device("cpu"), 16_000), block_rows(torch.device("cuda"), 16_000)
     (1024, 16384)
+    >>> block_rows(torch.device("cuda"), 16_000, compiled=False)
+    4096
     """
     if device.type != "cuda":
         return BLOCK_ROWS
-    return max(CUDA_BLOCK_ENTRIES // vocabulary // BLOCK_ROWS, 1) * BLOCK_ROWS
+    entries = CUDA_BLOCK_ENTRIES if compiled else EAGER_BLOCK_ENTRIES
+    return max(entries // vocabulary // BLOCK_ROWS, 1) * BLOCK_ROWS
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -149,7 +153,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         d_bias = None if low_bias is None else torch.zeros_like(low_bias, dtype=sums)
         total = torch.zeros((), dtype=sums, device=hidden.device)
         # Loss and gradients block by block: logits of one block exist at a time.
-        size = block_rows(hidden.device, vocabulary)
+        size = block_rows(hidden.device, vocabulary, fast)
         for start in range(0, rows, size):
             end = min(start + size, rows)
             loss, dh, dw, db = block(low_hidden[start:end], low_weight, low_bias, labels[start:end], vocabulary)
@@ -178,7 +182,7 @@ def scaled_gradients(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Ten
 def _loss_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     """Return sum of the losses without gradients, block by block."""
     total = torch.zeros((), dtype=accumulation_dtype(hidden.dtype), device=hidden.device)
-    size = block_rows(hidden.device, weight.shape[0])
+    size = block_rows(hidden.device, weight.shape[0], compiled=False)
     for start in range(0, hidden.shape[0], size):
         rows = slice(start, start + size)
         logits = F.linear(hidden[rows], weight, bias).to(total.dtype)
@@ -210,14 +214,14 @@ def fused_linear_cross_entropy(
         if not torch.is_grad_enabled():
             low_bias = None if bias is None else bias.to(dtype)
             return _loss_only(hidden.to(dtype), weight.to(dtype), low_bias, labels)
-        return _FusedLinearCrossEntropy.apply(*_pad_rows(hidden, labels, weight, bias), dtype, compiled)
+        return _FusedLinearCrossEntropy.apply(*_pad_rows(hidden, labels, weight, bias, compiled), dtype, compiled)
 
 
 def _pad_rows(
-    hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None
+    hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Fill the last block (label -100) so that every block has one static size; fewer rows than one block stay."""
-    size = block_rows(hidden.device, weight.shape[0])
+    size = block_rows(hidden.device, weight.shape[0], compiled)
     missing = -hidden.shape[0] % size if hidden.shape[0] > size else 0
     if missing:
         hidden = F.pad(hidden, (0, 0, 0, missing))

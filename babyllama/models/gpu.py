@@ -11,22 +11,32 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from babyllama.common import distributed
-from babyllama.common.cache_folders import cache_home
+from babyllama.common.cache_folders import cache_home, temporary_home
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
 from babyllama.models.architectures import TABLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Whether compiling pays is decided from estimates for one H100 (docs/performance.md); auto means no more than that.
 EAGER_FLOPS = 4e14  # model FLOP/s of an eager step that the card's arithmetic bounds
 LAUNCHES_PER_LAYER, OTHER_LAUNCHES = 140, 300  # kernels of an eager forward and backward pass; head, clip, optimizer
 LAUNCH_SECONDS = 6e-6
 COLD_COMPILE_SECONDS, WARM_COMPILE_SECONDS = 25.0, 6.0
+
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory"),
+    *("CUDA error: out of m", "CUDA out of memory"),  # the driver's; torch's own, told again by its compiler
+)
 
 _pinned: str | None = None
 
@@ -44,6 +54,7 @@ def pin_gpu(name: str) -> str:
         ConfigError: There is no such GPU, CUDA is initialised already, or this process has taken another one.
     """
     global _pinned
+    # Nothing to hide, or not possible any more.
     if not name.startswith("cuda:") or name == _pinned:
         return "cuda" if name == _pinned else name
     if _pinned is not None:
@@ -54,14 +65,34 @@ def pin_gpu(name: str) -> str:
     if count == 1:
         return "cuda"
     if cuda_initialized():
-        raise ConfigError(
-            f"training.device: {name}: CUDA is in use in this process already, so it can no longer be given one GPU. "
-            f"Set CUDA_VISIBLE_DEVICES={index} before it starts, and training.device: cuda."
-        )
-    given = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+        raise ConfigError(_too_late(name, index))
+    # Hide the others, and see whether the driver has listened.
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = [part for part in (before or "").split(",") if part]
     os.environ["CUDA_VISIBLE_DEVICES"] = given[int(index)] if int(index) < len(given) else index
+    if initialize_cuda() != 1:  # it was asked before (torch.cuda.is_available does it)
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        raise ConfigError(_too_late(name, index))
     _pinned = name
     return "cuda"
+
+
+def _too_late(name: str, index: str) -> str:
+    return (
+        f"training.device: {name}: CUDA is in use in this process already, so it can no longer be given one GPU. "
+        f"Set CUDA_VISIBLE_DEVICES={index} before it starts, and training.device: cuda."
+    )
+
+
+def initialize_cuda() -> int:
+    """Start CUDA and return how many GPUs this process really has, whatever the environment says."""
+    import torch
+
+    torch.cuda.init()
+    return int(torch._C._cuda_getDeviceCount())
 
 
 def pinned_gpu() -> str | None:
@@ -80,6 +111,38 @@ def cuda_initialized() -> bool:
     """Return whether CUDA is up in this process, after which hiding GPUs has no effect."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_initialized()
+
+
+def synchronizer(device: str) -> Callable[[], None] | None:
+    """Return what waits until a device has done all that was queued; None for a CPU, which queues nothing.
+
+    Args:
+        device: cpu, cuda, cuda:N or mps. Without waiting, the clock says how fast Python queues, not how long it takes.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return partial(torch.cuda.synchronize, device)
+    return torch.mps.synchronize if device.startswith("mps") else None
+
+
+def random_states(device: str) -> list[Tensor]:
+    """Return the states of a GPU's random generators, which dropout draws from; none for a CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_rng_state_all()
+    return [torch.mps.get_rng_state()] if device.startswith("mps") else []
+
+
+def set_random_states(device: str, states: list[Tensor]) -> None:
+    """Put back what `random_states` returned for the device."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.set_rng_state_all(states)
+    elif device.startswith("mps"):
+        torch.mps.set_rng_state(states[0])
 
 
 @contextmanager
@@ -208,8 +271,21 @@ def inductor_cache(precision: str) -> Path:
     Before torch 2.13 the key of a compiled layer says that autocast is on, but not in which precision: a run in fp16
     after one in bf16 took the other's code and computed in bf16 (gradients of a Llama on an H100 off by 1.5% instead of
     0.2%; torch 2.11).
+
+    Inductor hands its paths to the compiler unquoted: below a user's folder with a blank in its name nothing would be
+    compiled, so the code lies in the system's temporary folder then.
     """
-    return cache_home() / ("inductor-fp16" if precision == "fp16" else "inductor")
+    home = cache_home()
+    if any(letter.isspace() for letter in str(home)):
+        home = temporary_home()
+    return home / ("inductor-fp16" if precision == "fp16" else "inductor")
+
+
+def use_inductor_cache(precision: str) -> None:
+    """Let compiled code of a precision lie in its folder; a folder that the user set stays."""
+    ours = {str(inductor_cache(kind)) for kind in ("bf16", "fp16")}
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in {None, *ours}:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(inductor_cache(precision))
 
 
 def step_is_recorded(config: Config, device: str, precision: str) -> bool:
@@ -248,18 +324,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of m", "MPS backend out of memory")
-    return any(part in text for part in words)
+    return any(part in text for part in OUT_OF_MEMORY)
 
 
 def is_compile_error(error: BaseException) -> bool:
     """Return whether an error, or what caused it, comes from torch's compiler or from Triton."""
     seen: BaseException | None = error
+    chain = []
     while seen is not None:
-        if type(seen).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch", "triton")):
-            return not is_out_of_memory(error)
+        chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    return False
+    compilers = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
+    compiling = any(type(link).__module__.startswith(compilers) for link in chain)
+    return compiling and not any(map(is_out_of_memory, chain))
 
 
 def free_gpu_memory() -> None:
@@ -268,6 +345,7 @@ def free_gpu_memory() -> None:
 
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+    gc.unfreeze()  # a training freezes what it begins with (callbacks.CollectSeldom): model, moments and teachers
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

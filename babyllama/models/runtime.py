@@ -19,6 +19,7 @@ from babyllama import SPINS
 from babyllama.common import distributed
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
+from babyllama.common.files import ON_WINDOWS
 from babyllama.common.glibc_memory import keep_freed_memory
 from babyllama.config.schema import Config, TrainingConfig
 from babyllama.models.gpu import (
@@ -29,6 +30,7 @@ from babyllama.models.gpu import (
     inductor_cache,
     pinned_gpu,
     step_is_recorded,
+    use_inductor_cache,
 )
 
 if TYPE_CHECKING:
@@ -199,23 +201,19 @@ class RunSize:
 
 
 def _precision(training: TrainingConfig, device: str) -> str:
-    import torch
-
-    fp16, bf16 = training.fp16, training.bf16
-    if device.startswith("cuda"):
-        fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        if fp16 is True:
-            return "fp16"
-        if bf16 is True or (bf16 == "auto" and fast_bf16):
+    fp16, bf16, on_gpu = training.fp16, training.bf16, device.startswith("cuda")
+    fast_bf16 = device != "mps" and _computes_bf16(device)
+    if bf16 is True and not fast_bf16:
+        hint = "auto for fp16" if on_gpu else "false for float32"
+        say(f"bf16 is slow on this {device}: it has no bf16 matrix instructions (set training.bf16: {hint})")
+    if on_gpu:
+        if fp16 is not True and (bf16 is True or (bf16 == "auto" and fast_bf16)):
             return "bf16"
-        return "fp16" if fp16 == "auto" and bf16 == "auto" else "fp32"
-    fast_bf16 = device == "cpu" and cpu_has_bf16()
+        return "fp16" if fp16 is True or (fp16 == "auto" and bf16 == "auto") else "fp32"
     if fp16 is True:  # what older configs of the field say; half precision needs a GPU
         chosen = "bf16" if fast_bf16 and bf16 is not False else "fp32"
         say(f"fp16 needs a CUDA GPU: this run computes in {chosen} on {device}")
         return chosen
-    if bf16 is True and not fast_bf16:
-        say(f"bf16 is slow on this {device}: it has no bf16 matrix instructions (set training.bf16: false for float32)")
     return "bf16" if bf16 is True or (bf16 == "auto" and fast_bf16) else "fp32"
 
 
@@ -300,8 +298,8 @@ def compiler_missing(device: str) -> str | None:
 
 
 def has_cpp_compiler() -> bool:
-    """Return whether torch.compile finds a C++ compiler for CPU code."""
-    names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
+    """Return whether torch.compile finds a C++ compiler for CPU code; on Windows it takes Microsoft's or CXX."""
+    names = [os.environ.get("CXX", ""), *(("cl",) if ON_WINDOWS else ("g++", "clang++"))]
     return any(name and shutil.which(name) for name in names)
 
 
@@ -322,8 +320,8 @@ def possible(runtime: Runtime) -> bool:
 
 
 def _computes_bf16(device: str) -> bool:
-    """Whether bf16 is worth going on with: on a CPU with its instructions; GPUs and MPS judge by being there."""
-    return device != "cpu" or cpu_has_bf16()
+    """Whether bf16 is worth going on with: cards before Ampere only emulate it; MPS judges by being there."""
+    return device == "mps" or str(fast_low_precision(device)) == "torch.bfloat16"
 
 
 def reuse(saved: Runtime | None, decided: Runtime, training: TrainingConfig) -> Runtime:
@@ -343,6 +341,7 @@ def reuse(saved: Runtime | None, decided: Runtime, training: TrainingConfig) -> 
         change = f"{saved.processes} -> {decided.processes}"
         say(f"processes: {change}: sums are rounded otherwise, the resume is not bit-exact")
         saved = replace(saved, processes=decided.processes, threads=decided.threads)
+    saved = replace(saved, graphs=saved.graphs and decided.graphs)  # not with several processes or parts; the same bits
     if training.device != "auto" and saved.device != decided.device:
         say(f"device: {saved.device} -> {decided.device}, as training.device says: the resume is not bit-exact")
         return decided
@@ -395,4 +394,4 @@ def apply(runtime: Runtime) -> None:
     if runtime.deterministic:
         compute_deterministically()
     if runtime.compile != "off":
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(inductor_cache(runtime.precision)))
+        use_inductor_cache(runtime.precision)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from babyllama.common.console import printable, say
-from babyllama.common.provenance import program
+from babyllama.common.provenance import program, quoted
 from babyllama.common.units import human_bytes, human_count, human_seconds
 from babyllama.config.run_layout import REPORT
 from babyllama.pages.babylm_tables import babylm_tables
@@ -121,6 +120,6 @@ def print_summary(run_dir: Path, metrics: dict[str, Any], results: dict[str, Any
         say(printable(sample["prompt"] + sample["completion"]))
     say()
     say(f"everything is in {run_dir}; open {run_dir / REPORT}")
-    folder = shlex.quote(str(run_dir))
+    folder = quoted(str(run_dir))
     say(f"next: {program()} generate {folder} --prompt 'Once upon a time'")
     say(f"      {program()} evaluate {folder} --minimal-pairs DIR_WITH_BLIMP")

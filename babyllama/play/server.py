@@ -25,6 +25,7 @@ from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
 from babyllama.common.errors import BabyLlamaError, ConfigError
+from babyllama.common.files import ON_WINDOWS
 from babyllama.play.colouring import colour
 from babyllama.play.writer import Writer, WritingSettings, settings_from
 
@@ -45,6 +46,7 @@ class PlayServer(ThreadingHTTPServer):
     """Serves the page and the models behind it."""
 
     daemon_threads = True  # a text that is still being written does not hold up the end of the program
+    allow_reuse_address = not ON_WINDOWS  # on Windows two servers would share a port
 
     def __init__(self, writers: Sequence[Writer], port: int, defaults: WritingSettings) -> None:
         """Listen on 127.0.0.1.

@@ -176,6 +176,10 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         self._difficulties: tuple[Any, np.ndarray] | None = None
         self._orders: dict[int, np.ndarray] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the difficulty behind: a spawned loader process only indexes, and not every function can be pickled."""
+        return {**self.__dict__, "difficulty_fn": None}
+
     def __len__(self) -> int:
         """Examples of an epoch, repeats included: as many as the data set has."""
         return len(self.dataset)

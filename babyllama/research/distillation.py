@@ -26,7 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from babyllama.models.fused_loss import BLOCK_ROWS, IGNORE, accumulation_dtype, scaled_gradients
+from babyllama.models.fused_loss import (
+    BLOCK_ROWS,
+    FP16_LIFT,
+    IGNORE,
+    accumulation_dtype,
+    gradient_product,
+    scaled_gradients,
+)
 
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
@@ -157,8 +164,20 @@ def _block(
     gradient = plain * (ce_row / plain_sum) + soft * (kl_row / soft_sum) - expected * kl_row
     gradient = torch.where(columns.unsqueeze(0) == target, gradient - ce_row, gradient)
     d_bias = None if bias is None else gradient.sum(0)
-    low = gradient.to(hidden.dtype)
-    return ce, kl, low @ weight, low.t() @ hidden, d_bias
+    if hidden.dtype != torch.float16:
+        low = gradient.to(hidden.dtype)
+        return ce, kl, low @ weight, low.t() @ hidden, d_bias
+    # The factors hold 1 / tokens: in fp16 nearly all entries would be 0 (fused_loss.FP16_LIFT says what is lost).
+    lift = FP16_LIFT / (ce_factor + kl_factor)
+    low = (gradient * lift).to(hidden.dtype)
+    return ce, kl, gradient_product(low, weight) / lift, gradient_product(low.t(), hidden) / lift, d_bias
+
+
+def _on_device(factor: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a factor as a scalar there; a number is filled in by the device, where copying it would wait for a GPU."""
+    if isinstance(factor, Tensor):
+        return factor.to(device, dtype)
+    return torch.full((), factor, dtype=dtype, device=device)
 
 
 @lru_cache
@@ -189,7 +208,7 @@ class _Distill(torch.autograd.Function):
         d_bias = None if bias is None else torch.zeros(bias.shape, dtype=sums, device=bias.device)
         ce = torch.zeros((), dtype=sums, device=hidden.device)
         kl = torch.zeros_like(ce)
-        factors = [torch.as_tensor(f, dtype=sums, device=hidden.device) for f in (recipe.ce, recipe.kl)]
+        factors = [_on_device(f, sums, hidden.device) for f in (recipe.ce, recipe.kl)]
         block = _compiled_block() if recipe.compiled else _block
         # Losses and gradients block by block.
         for start in range(0, hidden.shape[0], BLOCK_ROWS):

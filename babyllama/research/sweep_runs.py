@@ -15,12 +15,12 @@ import csv
 import io
 import math
 import re
-import shlex
 import signal
 import statistics
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 from babyllama.common.console import say, warn
 from babyllama.common.errors import ConfigError, Interrupted
 from babyllama.common.files import read_json, write_json, write_text_atomic
-from babyllama.common.provenance import command_line, versions
+from babyllama.common.provenance import command_line, quoted, versions
 from babyllama.common.units import human_count, human_seconds
 from babyllama.config.run_layout import SWEEP, TRAINING_METRICS
 from babyllama.pages.tables import DASH, TableData
@@ -344,7 +344,7 @@ def significance(compared: Mapping[str, Any], best: Mapping[str, Any]) -> str:
 def _run_child(command: Sequence[str], log: Path, signals: StopSignals) -> int:
     """Run a command to its end, its output added to the log; a signal of ours is passed on once."""
     with log.open("ab") as stream:
-        stream.write(f"$ {shlex.join(command)}\n".encode())
+        stream.write(f"$ {quoted(*command)}\n".encode())
         stream.flush()
         begin = stream.tell()
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
@@ -358,7 +358,8 @@ def _run_child(command: Sequence[str], log: Path, signals: StopSignals) -> int:
             if not passed_on and time.monotonic() - noticed > PASSED_ON_AFTER:
                 passed_on = True
                 if not _has_noticed(log, begin):
-                    child.send_signal(signals.received)
+                    with suppress(ValueError, OSError):  # Windows passes nothing on: its console told the child as well
+                        child.send_signal(signals.received)
 
 
 def _has_noticed(log: Path, begin: int) -> bool:
@@ -369,7 +370,7 @@ def _has_noticed(log: Path, begin: int) -> bool:
 def _last_words(log: Path, code: int) -> str:
     """Return the line that says why a run ended."""
     if code < 0:
-        why = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
+        why = " (the system may have run out of memory)" if -code == getattr(signal, "SIGKILL", 9) else ""
         return f"ended by {signal.Signals(-code).name}{why}"
     lines = log.read_text(errors="replace", encoding="utf-8").split("\n")
     start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=0)

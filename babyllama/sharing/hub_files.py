@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import fnmatch
 import html
+import json
 import os
+import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import escape
 
 from babyllama.common.errors import CheckpointError, ConfigError
 from babyllama.common.files import read_json
@@ -167,16 +172,16 @@ def without_local_paths(text: str, run_dir: Path) -> str:
     Args:
         text: A record.
         run_dir: The run folder, whose parent is the first to be cut.
-
-    >>> without_local_paths('{"a": "/home/anna/models/x/y.json", "b": 0.123}', Path("/home/anna/models/x"))
-    '{"a": "x/y.json", "b": 0.123}'
     """
-    places = {run_dir.resolve().parent, Path.cwd(), Path.cwd().parent, Path.home(), Path.home().parent}
-    places |= _named_folders(run_dir)
+    places = {run_dir.resolve().parent, Path.cwd(), Path.cwd().parent} | _named_folders(run_dir)
+    with suppress(RuntimeError):  # no HOME and no entry in passwd
+        places |= {Path.home(), Path.home().parent}
     for place in sorted({str(place) for place in places if len(place.parts) > 1}, key=len, reverse=True):
         cut = place + os.sep
-        for spelled in (cut, cut.replace("\\", "\\\\"), html.escape(cut)):  # as JSON and the page write it
-            text = text.replace(spelled, "")
+        for told in (cut, cut.replace("'", "'\"'\"'")):  # as it is, and as a command line quotes it
+            in_json = (json.dumps(told, ensure_ascii=plain)[1:-1] for plain in (False, True))
+            for spelled in (told, *in_json, html.escape(told), str(escape(told))):
+                text = text.replace(spelled, "")
     return text
 
 
@@ -190,10 +195,18 @@ def _named_folders(run_dir: Path) -> set[Path]:
         except (OSError, ValueError, ConfigError):
             continue
         for text in _strings(record):
-            for word in (text, *(word.rpartition("=")[2] for word in text.split())):
+            for word in (text, *(word.rpartition("=")[2] for word in _words(text))):
                 if Path(word).is_absolute() and "\n" not in word:
                     found.add(Path(word).parent)
     return found
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text, and those of a command line, which quotes a path with a blank or an umlaut."""
+    words = text.split()
+    with suppress(ValueError):  # a single quote that is none
+        words += shlex.split(text)
+    return words
 
 
 def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON or YAML

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import gc
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common import distributed
@@ -17,7 +19,9 @@ from babyllama.common.console import leave_closed_terminal, say
 from babyllama.common.distributed import is_main_process
 from babyllama.common.files import to_json, write_text_atomic
 from babyllama.common.units import human_count, human_seconds
+from babyllama.config.run_layout import MPS_RANDOM_STATE
 from babyllama.config.schema import TrainingConfig
+from babyllama.models.gpu import random_states, set_random_states
 from babyllama.training import checkpoints
 from babyllama.training.replaced import drop_replaced
 
@@ -48,6 +52,30 @@ class CollectSeldom(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Collect while the GPU has nothing queued."""
         gc.collect()
+
+
+class MpsRandomState(TrainerCallback):
+    """Keeps the state of an Apple GPU's random generator in each checkpoint: the Trainer keeps a CPU's and CUDA's only.
+
+    Dropout draws from it, so that without it a resumed run would not be the unbroken one.
+
+    Args:
+        resumed_from: Tells the checkpoint that the training goes on from, None at step 0.
+    """
+
+    def __init__(self, resumed_from: Callable[[], Path | None]) -> None:
+        self.resumed_from = resumed_from
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Put the checkpoint's state back; one that was made on another device has none."""
+        checkpoint = self.resumed_from()
+        if checkpoint is not None and (checkpoint / MPS_RANDOM_STATE).is_file():
+            set_random_states("mps", [load_file(checkpoint / MPS_RANDOM_STATE)["state"]])
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write the state into the checkpoint before its manifest is made."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        save_file({"state": random_states("mps")[0]}, folder / MPS_RANDOM_STATE)
 
 
 class LogFile(TrainerCallback):
@@ -161,11 +189,12 @@ class CheckpointGuard(TrainerCallback):
         """The manifest is written last, when every process wrote its part: a checkpoint without one is not complete."""
         distributed.barrier()
         folder = self.run_dir / f"checkpoint-{state.global_step}"
+        if is_main_process():
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing of ours reads
+            checkpoints.commit(folder, self.extra)
         self.trainer.last_good_checkpoint = folder
         if not is_main_process():
             return
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing of ours reads
-        checkpoints.commit(folder, self.extra)
         drop_replaced(self.run_dir)
         best = self.run_dir / f"checkpoint-{self.trainer.best.best_step}"
         keep = best if self.training.keep == "best" and best.is_dir() else None

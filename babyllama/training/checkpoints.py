@@ -8,17 +8,21 @@ with it, is not a checkpoint. A removal takes the manifest away first, so that i
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babyllama import __version__
 from babyllama.common.console import say, warn
 from babyllama.common.errors import CheckpointError
-from babyllama.common.files import NotWhole, check_files, read_manifest, seal
+from babyllama.common.files import NotWhole, check_files, free_name, read_manifest, replace, seal
 from babyllama.config.run_layout import AVERAGES, CHECKPOINT_MANIFEST, MEANS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from babyllama.config.schema import TrainingConfig
 
 MIN_KEPT = 2
 _NAME = re.compile(r"^checkpoint-(\d+)$")
@@ -36,6 +40,18 @@ def checkpoint_folders(run_dir: Path) -> list[Path]:
     if not run_dir.is_dir():
         return []
     return sorted((p for p in run_dir.iterdir() if p.is_dir() and step_of(p) >= 0), key=step_of)
+
+
+def checkpoint_bytes(model: nn.Module, training: TrainingConfig) -> int:
+    """Return bytes of one checkpoint in float32: weights as saved, two moments and the averages of what is trained.
+
+    Muon keeps one moment less for its matrices: it needs less than this.
+    """
+    from babyllama.models.shared_layers import saved_parameters
+
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    averages = len(training.decays) + bool(training.average_epochs)
+    return 4 * (saved_parameters(model) + (2 + averages) * trained)
 
 
 def commit(folder: Path, extra: dict[str, Any]) -> None:
@@ -82,10 +98,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def _set_aside(folder: Path, why: str, problem: CheckpointError) -> None:
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.{why}-{number}")).exists():
-        number += 1
-    folder.rename(target)
+    target = free_name(folder.with_name(f"{folder.name}.{why}"))
+    replace(folder, target)
     warn(f"{problem}; set aside as {target.name}")
 
 
@@ -136,21 +150,28 @@ def rotate(run_dir: Path, limit: int, keep: Path | None = None) -> None:
     complete = [folder for folder in checkpoint_folders(run_dir) if is_complete(folder)]
     for folder in complete[: -max(limit, MIN_KEPT)]:
         if keep is None or folder != keep:
-            remove_checkpoint(folder)
+            _try_to_remove(folder)
+
+
+def _try_to_remove(folder: Path) -> None:
+    """Remove a checkpoint, or say that it is left: an old one that cannot go does not end a training."""
+    try:
+        remove_checkpoint(folder)
+    except OSError as error:
+        warn(f"{folder}: not needed any more, but it cannot be removed ({error.strerror}): remove it by hand")
 
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint: manifest first, then a name that no one takes for a checkpoint, then the files."""
     (folder / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
-    doomed = folder.with_name(f"{folder.name}.deleting")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
+    doomed = free_name(folder.with_name(f"{folder.name}.deleting"))
+    replace(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def clean_leftovers(run_dir: Path) -> None:
     """Remove what an interrupted removal or an interrupted write left. The run's lock is held: nobody else writes."""
-    for pattern in ("checkpoint-*.deleting", ".chck_*", f".{AVERAGES}*", f".{MEANS}*"):
+    for pattern in ("checkpoint-*.deleting*", ".chck_*", f".{AVERAGES}*", f".{MEANS}*"):
         for path in run_dir.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for pattern in (".*.tmp", ".write_probe_*"):
@@ -161,4 +182,4 @@ def clean_leftovers(run_dir: Path) -> None:
 def remove_checkpoints(run_dir: Path) -> None:
     """Remove the checkpoints of a finished run: its model stands beside them."""
     for folder in checkpoint_folders(run_dir):
-        remove_checkpoint(folder)
+        _try_to_remove(folder)

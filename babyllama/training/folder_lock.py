@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from babyllama.common import distributed
 from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import ConfigError, DiskError
+from babyllama.common.files import ON_WINDOWS
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -40,8 +41,14 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             (run_dir / OWNER).unlink(missing_ok=True)
+            # Unlinked while it is held, so that who has opened it in the meantime sees that it is gone. Windows unlinks
+            # no open file, but then nobody can have it open afterwards.
+            with suppress(OSError):
+                (run_dir / LOCK).unlink()
             lock.release()
-            (run_dir / LOCK).unlink(missing_ok=True)
+            if ON_WINDOWS:
+                with suppress(OSError):
+                    (run_dir / LOCK).unlink()
             if not existed and not any(run_dir.iterdir()):
                 run_dir.rmdir()
 

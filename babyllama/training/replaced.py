@@ -9,14 +9,14 @@ Every step is a rename, so that a kill anywhere leaves a state that `settle` und
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from babyllama.common.console import say
+from babyllama.common.console import say, warn
 from babyllama.common.distributed import is_main_process
+from babyllama.common.files import free_name, replace
 from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, REPLACED, RUN_FILES, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, is_complete, step_of
 
@@ -43,13 +43,14 @@ def put_aside(run_dir: Path) -> None:
     moving = run_dir / MOVING
     moving.mkdir(exist_ok=True)
     for path in parts:
-        os.replace(path, moving / path.name)
-    os.replace(moving, run_dir / ASIDE)
+        replace(path, moving / path.name)
+    replace(moving, run_dir / ASIDE)
 
 
 def settle(run_dir: Path) -> None:
     """Finish what an interrupted replacement left: the old run comes back where the new one has nothing that loads."""
-    shutil.rmtree(run_dir / DELETING, ignore_errors=True)
+    for doomed in run_dir.glob(f"{DELETING}*"):
+        shutil.rmtree(doomed, ignore_errors=True)
     if (run_dir / MOVING).is_dir():
         _move_back(run_dir)
     if not (run_dir / ASIDE).is_dir():
@@ -71,21 +72,29 @@ def restore(run_dir: Path) -> None:
     """Remove what the new run wrote and put the old one back."""
     for path in run_parts(run_dir):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    os.replace(run_dir / ASIDE, run_dir / MOVING)
+    replace(run_dir / ASIDE, run_dir / MOVING)
     _move_back(run_dir)
 
 
 def _move_back(run_dir: Path) -> None:
     for path in sorted((run_dir / MOVING).iterdir()):
-        os.replace(path, run_dir / path.name)
+        replace(path, run_dir / path.name)
     (run_dir / MOVING).rmdir()
 
 
 def drop_replaced(run_dir: Path) -> None:
-    """Remove the old run: the new one holds something that loads."""
-    if (run_dir / ASIDE).is_dir():
-        os.replace(run_dir / ASIDE, run_dir / DELETING)
-        shutil.rmtree(run_dir / DELETING, ignore_errors=True)
+    """Remove the old run: the new one holds something that loads. One that cannot go (Windows: a file of it is open)
+    stays, with a line, and goes at the next start.
+    """
+    if not (run_dir / ASIDE).is_dir():
+        return
+    doomed = free_name(run_dir / DELETING)
+    try:
+        replace(run_dir / ASIDE, doomed)
+    except OSError as error:
+        warn(f"{run_dir / ASIDE}: the replaced run cannot be removed yet ({error.strerror})")
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextmanager

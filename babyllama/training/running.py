@@ -15,21 +15,23 @@ from babyllama.training import checkpoints
 from babyllama.training.callbacks import StopOnSignal
 
 if TYPE_CHECKING:
+    from babyllama.training.start import Start
     from babyllama.training.stop_signals import StopSignals
     from babyllama.training.trainer import BabyTrainer
 
 
-def run_training(trainer: BabyTrainer, checkpoint: Path | None, signals: StopSignals) -> None:
+def run_training(trainer: BabyTrainer, start: Start, signals: StopSignals) -> None:
     """Train to the end; a signal, a full disk, a lost process or a loss that is not finite leaves by its own error.
 
     Args:
         trainer: The built Trainer; a callback with a method `failed` is told what ended the training.
-        checkpoint: The checkpoint to go on from; None at step 0.
+        start: Start with the checkpoint to go on from; where the training fails it is the last that this one wrote.
         signals: Signals that are noted while the training runs.
     """
     try:
-        _run_training(trainer, checkpoint, signals)
+        _run_training(trainer, start.checkpoint, signals)
     except BaseException as error:
+        start.checkpoint = trainer.last_good_checkpoint or start.checkpoint
         for callback in trainer.callback_handler.callbacks:
             if hasattr(callback, "failed"):
                 callback.failed(error)

@@ -7,7 +7,7 @@ tokenizer before the first step, so that whatever ends the run, the folder says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from babyllama.config.loading import save_config
 from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_CONFIG
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from babyllama.config.schema import Config, TrainingConfig
     from babyllama.data.prepared import PreparedData
@@ -191,6 +191,7 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path, ov
     """
     from babyllama.models.architectures import TABLE, count_parameters, step_bytes
     from babyllama.models.gpu import free_bytes
+    from babyllama.models.runtime import compiler_missing
 
     training, processes = config.training, distributed.world_size()
     if training.gradient_accumulation_steps != "auto":
@@ -207,9 +208,9 @@ def choose_parts(config: Config, vocab_size: int, device: str, run_dir: Path, ov
     if free is None or config.model.type not in TABLE:
         return fitting[0]
     parameters = count_parameters(config, vocab_size)
-    bytes_of = {
-        n: step_bytes(config, vocab_size, parameters, n * processes, gpu=device.startswith("cuda")) for n in fitting
-    }
+    compiled = training.torch_compile is not False and compiler_missing(device) is None
+    how = {"gpu": device.startswith("cuda"), "compiled": compiled}
+    bytes_of = {n: step_bytes(config, vocab_size, parameters, n * processes, **how) for n in fitting}
     parts = next((n for n in fitting if bytes_of[n] <= FULL * free), fitting[-1])
     say(f"gradient_accumulation_steps: {parts} (about {human_bytes(bytes_of[parts])} of {human_bytes(free)} free)")
     return parts
@@ -234,16 +235,31 @@ def choose_runtime(config: Config, data: PreparedData, size: int, earlier: Runti
     return rt.reuse(earlier, decided, config.training)
 
 
-def check_disk(config: Config, size: int, run_dir: Path) -> None:
-    """Check on rank 0, before anything is computed, that the run folder takes the checkpoints of `size` parameters.
+def taken_by(model: PreTrainedModel, chosen: Runtime, training: TrainingConfig) -> Runtime:
+    """Return a decision as a model takes it: GPT-J of an older transformers has no attention to choose.
+
+    Only with attention `causal` no mask is made on the GPU, which cannot be recorded: with another, steps are recorded
+    where the recipe asks for it and not where it says `auto`. A recording that fails costs more than its speed: with
+    torch 2.11 dropout's random numbers are lost to the process.
+    """
+    from babyllama.models.compiled_layers import set_attention
+
+    attention = set_attention(model, chosen.attention)
+    graphs = chosen.graphs and (attention == "causal" or training.cuda_graphs is True)
+    return replace(chosen, attention=attention, graphs=graphs)
+
+
+def check_disk(config: Config, model: PreTrainedModel, run_dir: Path) -> None:
+    """Check on rank 0, before anything is computed, that the run folder takes the model's checkpoints.
 
     Raises:
         DiskError: The folder cannot be written, or there is too little room.
     """
     from babyllama.common import disk_space
+    from babyllama.training.checkpoints import checkpoint_bytes
 
     if is_main_process():
-        needed = (config.training.save_total_limit + 1) * disk_space.checkpoint_bytes(size)
+        needed = (config.training.save_total_limit + 1) * checkpoint_bytes(model, config.training)
         disk_space.check_writable(run_dir)
         disk_space.check_space(run_dir, needed, "checkpoints")
 

@@ -26,7 +26,7 @@ from babyllama.common.console import warn
 PATIENCE = 25.0  # torchrun and Slurm kill 30 s after SIGTERM
 STUCK = 1.0  # the main thread has so long to end by itself after a second signal
 URGENT = (signal.SIGINT, signal.SIGTERM)
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has neither of the last two
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")  # Windows has no SIGHUP and SIGUSR1, but Ctrl-Break
 
 
 class StopSignals:

@@ -37,10 +37,10 @@ from babyllama.data.packing import PackedDataset
 from babyllama.models import fsdp
 from babyllama.models.flops import flops_per_token, known_peak
 from babyllama.models.fused_loss import IGNORE, shift_labels
-from babyllama.models.gpu import free_gpu_memory
+from babyllama.models.gpu import free_gpu_memory, synchronizer
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.models.structure import spare_the_walks, weights_are_finite
-from babyllama.training.callbacks import BestKeeper, CollectSeldom
+from babyllama.training.callbacks import BestKeeper, CollectSeldom, MpsRandomState
 from babyllama.training.optim import build_optimizer
 from babyllama.training.recipes.short_start import cut_chunks, short_steps
 from babyllama.training.timing.clock import SlowSteps, StepClock, WidenIntervals
@@ -113,7 +113,7 @@ class BabyTrainer(Trainer):
         self.not_finite = False
         self.peak_bytes: int | None = None  # of the GPU, once it is left
         on_gpu = runtime.device.startswith("cuda")
-        self.clock = StepClock(torch.cuda.synchronize if on_gpu else None)
+        self.clock = StepClock(synchronizer(runtime.device))
         self.flops_per_token = flops_per_token(kwargs["model"], config.data.seq_length)
         peak = known_peak(runtime.device, runtime.precision)
         self.peak = peak * runtime.processes if peak else None
@@ -124,7 +124,9 @@ class BabyTrainer(Trainer):
             self.remove_callback(default)
         self.add_callback(self.clock)
         self.add_callback(SlowSteps(self.clock))
-        if not on_gpu and runtime.processes == 1:
+        if runtime.device == "mps":
+            self.add_callback(MpsRandomState(lambda: self.last_good_checkpoint))
+        if runtime.device == "cpu" and runtime.processes == 1:
             self.add_callback(WatchSpins(runtime.threads))
         spare_the_walks(self.model)
         trained = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
@@ -196,6 +198,11 @@ class BabyTrainer(Trainer):
         self.check_finite()
         self.intervals.saving()
         super()._save_checkpoint(model, trial)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Take over the checkpoint's fp16 loss scale where this run has one: elsewhere the Trainer asks None for it."""
+        if getattr(self.accelerator, "scaler", None) is not None:
+            super()._load_scaler(checkpoint)
 
     def stop_not_finite(self, value: float, step: int | None = None) -> None:
         """End the training; name the last good checkpoint.

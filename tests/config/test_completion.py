@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ import pytest
 from babyllama.config.completion import completion_script, configuration_keys
 from babyllama.config.run_layout import preset_paths
 from main import COMMANDS, whole_parser
+
+pty = pytest.importorskip("pty", reason="Windows has no terminals of this kind")
 
 
 def _script(shell: str, folder: Path) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +66,22 @@ def test_only_the_last_chunk_is_padded() -> None:
     assert batch["labels"][2:].tolist() == [[8, 9, -100, -100], [-100] * 4]
     with pytest.raises(IndexError):
         data[4]
+
+
+def test_a_spawned_loader_maps_the_tokens_instead_of_getting_a_copy(tmp_path: Path) -> None:
+    split = _split([5_000] * 8)
+    split.tokens.tofile(tmp_path / "tokens")
+    split = replace(split, tokens=np.memmap(tmp_path / "tokens", dtype=np.uint16, mode="r"))
+    data = PackedDataset(split, 64, pad_id=0, shuffle=True, random_offset=True)
+    data.set_epoch(3)
+    sent = pickle.dumps(data)
+    assert len(sent) < split.tokens.nbytes / 10
+    got = pickle.loads(sent)
+    assert isinstance(got.tokens, np.memmap)
+    whole, same = (found.__getitems__(list(range(len(data)))) for found in (data, got))
+    assert all(torch.equal(whole[name], same[name]) for name in whole)
+    part = PackedDataset(replace(split, tokens=split.tokens[10:]), 64, pad_id=0)
+    assert torch.equal(pickle.loads(pickle.dumps(part))[0]["labels"], part[0]["labels"])
 
 
 def test_a_data_loader_gives_the_batches_as_they_are() -> None:

@@ -56,6 +56,25 @@ def test_an_earlier_task_stays_until_it_is_measured_again_or_the_weights_change(
     assert items == ["completion"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"{}", b'{"measured": []}', b'{"weights": "a", "measured": {"perplexity": {"seed": 1}}}', b"\xff"],
+    ids=["cut", "a list", "nothing measured", "measured is a list", "a task without its keys", "no UTF-8"],
+)
+def test_a_damaged_results_file_costs_a_line_and_not_what_was_just_measured(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "evaluation_results.json"
+    target.write_bytes(content)
+    write_results(results("a", completion={"accuracy": 0.1}), [{"task": "completion"}], target)
+    assert f"{target}: damaged (" in capsys.readouterr().out.replace("\n", "")
+    assert read(tmp_path)[0]["completion"] == {"accuracy": 0.1}
+    write_results(results("a", perplexity={"loss": 2.0}), [{"task": "perplexity"}], target)
+    found, items = read(tmp_path)
+    assert (found["completion"], found["perplexity"]) == ({"accuracy": 0.1}, {"loss": 2.0})
+    assert items == ["completion", "perplexity"]
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip", "no object"])
 def test_items_that_a_damaged_sidecar_loses_are_told(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]

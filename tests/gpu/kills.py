@@ -31,7 +31,7 @@ class Poison(TrainerCallback):
             with torch.no_grad():
                 next(p for p in model.parameters() if p.ndim == 2).view(-1)[:64] = float("nan")
         if state.global_step == 15:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
 
 register_callback(lambda config: Poison())

@@ -6,6 +6,7 @@ import io
 import os
 from contextlib import redirect_stdout
 from typing import Any
+from unittest.mock import patch
 
 from tests.gpu.rows import Report, Spec
 from tests.gpu.runs import command, configuration, losses, trainer_of
@@ -28,6 +29,8 @@ def out_of_memory(spec: Spec) -> Report:
     """A ballast (or a memory fraction) leaves too little: halved with a line, that run's loss, memory given back."""
     import torch
 
+    from babyllama.models.gpu import free_gpu_memory
+    from babyllama.training import out_of_memory as out_of_memory_halving
     from train import train
 
     trainer = trainer_of(big(spec, "measured"))
@@ -42,13 +45,19 @@ def out_of_memory(spec: Spec) -> Report:
     del told
     before = settle()
     ballast = take(base + SHARE * (peak - base), before, bool(spec.options.get("fraction")))
-    said = io.StringIO()
+    said, held = io.StringIO(), [torch.cuda.memory_allocated()]
     config = big(spec, "short")
-    with redirect_stdout(said):
+
+    def free_and_look() -> None:
+        free_gpu_memory()
+        held.append(torch.cuda.memory_allocated())
+
+    with redirect_stdout(said), patch.object(out_of_memory_halving, "free_gpu_memory", free_and_look):
         result = train(config)
     report = Report({"peak GB": peak / 1e9, "parts": config.training.gradient_accumulation_steps})
     report.expect("out of memory" in said.getvalue(), "no line says so")
     report.expect(config.training.gradient_accumulation_steps == 2, "the accumulation was not doubled once")
+    report.limit("GB of the first attempt that the second finds", (held[-1] - held[0]) / 1e9, 0.05)
     report.limit("difference of the loss", abs(result.metrics["train_loss"] - sum(halved) / len(halved)), 1e-3)
     del ballast
     torch.cuda.set_per_process_memory_fraction(1.0)

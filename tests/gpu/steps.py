@@ -67,7 +67,7 @@ def where() -> str:
 
 
 def reads(spec: Spec) -> Report:
-    """Reads inside optimizer steps, data loading included; logging, saving and evaluation are outside."""
+    """Reads inside optimizer steps; fetching the batch, logging, saving and scores lie outside."""
     precision = spec.options.get("precision", "bf16" if spec.cuda else "fp32")
     optimizer = spec.options["optimizer"]
     training = precision_keys(precision) | {"max_steps": STEPS, "optimizer": optimizer, "logging_steps": 100}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import torch
 
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config, TrainingConfig
-from babyllama.models import gpu
+from babyllama.models import compiled_layers, gpu
 from babyllama.models import runtime as rt
 from babyllama.models.runtime import Runtime
+from babyllama.training.callbacks import CollectSeldom
+from babyllama.training.start import taken_by
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -35,6 +39,7 @@ def many_gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(gpu, "_pinned", None)
+    monkeypatch.setattr(gpu, "initialize_cuda", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     return monkeypatch
@@ -69,6 +74,18 @@ def test_cuda_n_counts_among_the_visible_ones(many_gpus: pytest.MonkeyPatch) -> 
 def test_a_gpu_that_is_not_there_is_refused(many_gpus: pytest.MonkeyPatch, name: str) -> None:
     with pytest.raises(ConfigError, match="there are 4 GPUs"):
         gpu.pin_gpu(name)
+
+
+@pytest.mark.parametrize("before", [None, "4,5,6,7"])
+def test_cuda_n_is_refused_where_the_driver_was_asked_before(many_gpus: pytest.MonkeyPatch, before: str | None) -> None:
+    """`torch.cuda.is_available` starts the driver and not torch's CUDA: the others are then no longer hidden."""
+    if before:
+        many_gpus.setenv("CUDA_VISIBLE_DEVICES", before)
+    many_gpus.setattr(gpu, "initialize_cuda", lambda: 4)
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=1"):
+        gpu.pin_gpu("cuda:1")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert gpu.pinned_gpu() is None
 
 
 def test_cuda_n_is_refused_where_cuda_is_up(many_gpus: pytest.MonkeyPatch) -> None:
@@ -233,6 +250,8 @@ def test_compile_errors_are_known_by_where_they_come_from() -> None:
     outer = RuntimeError("in a step")
     outer.__cause__ = TorchDynamoException("backend='inductor' raised")
     assert gpu.is_compile_error(outer)
+    outer.__cause__.__cause__ = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert not gpu.is_compile_error(outer), "smaller parts, not a slower step"
     assert not gpu.is_compile_error(RuntimeError("shapes differ"))
 
 
@@ -269,6 +288,57 @@ def test_other_keys_that_are_set_win_one_by_one(capsys: pytest.CaptureFixture[st
     assert rt.reuse(fewer, SAVED_ON_CPU, TrainingConfig(threads=SAVED_ON_CPU.threads)).threads == SAVED_ON_CPU.threads
     assert rt.reuse(SAVED_ON_CPU, decided, TrainingConfig()) == SAVED_ON_CPU
     assert rt.reuse(None, decided, TrainingConfig()) == decided
+
+
+@pytest.mark.parametrize("saved", ["bf16", "fp16"])
+def test_a_card_without_bf16_goes_on_in_half_precision_and_says_so(
+    one_gpu: pytest.MonkeyPatch, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Colab's change of cards: a run that an A100 began in bf16, a T4 only emulates it."""
+    began = replace(decide(device="cuda"), precision=saved, muon_precision=None)
+    one_gpu.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    decided = replace(decide(device="cuda"), muon_precision=None)
+    assert rt.reuse(began, decided, TrainingConfig()).precision == "fp16"
+    assert ("cannot compute as the checkpoint did" in capsys.readouterr().out) == (saved == "bf16")
+    assert decide(device="cuda", bf16=True).precision == "bf16"
+    assert "bf16 is slow on this cuda" in capsys.readouterr().out
+
+
+def test_a_resume_records_no_step_where_a_new_run_would_not(one_gpu: pytest.MonkeyPatch) -> None:
+    began = decide(device="cuda")
+    assert began.graphs
+    halved = decide(device="cuda", batch_size=32, gradient_accumulation_steps=2)
+    assert not rt.reuse(began, halved, TrainingConfig()).graphs
+    assert not rt.reuse(began, replace(began, processes=2, graphs=False), TrainingConfig()).graphs
+    assert rt.reuse(began, began, TrainingConfig()).graphs
+
+
+@pytest.mark.parametrize(
+    ("taken", "wanted", "recorded"), [("causal", "auto", True), ("eager", "auto", False), ("eager", True, True)]
+)
+def test_steps_are_recorded_where_the_model_takes_causal_attention(
+    one_gpu: pytest.MonkeyPatch, taken: str, wanted: Any, recorded: bool
+) -> None:
+    one_gpu.setattr(compiled_layers, "set_attention", lambda model, name: taken)
+    found = taken_by(None, decide(device="cuda", cuda_graphs=wanted), TrainingConfig(cuda_graphs=wanted))
+    assert (found.attention, found.graphs) == (taken, recorded)
+
+
+def test_what_a_training_froze_goes_before_the_next_attempt() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    held = Cycle()
+    seen = weakref.ref(held)
+    CollectSeldom().on_train_begin(None, None, None)
+    try:
+        del held
+        gpu.free_gpu_memory()
+        assert seen() is None
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_another_card_of_the_machine_is_no_change(one_gpu: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.runs import corpus
 ROOT = Path(__file__).resolve().parents[2]
 OURS = r"(babyllama|main|train|evaluate|benchmark|data_utils)(\.|$)"
 POSIX_ONLY = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "posix"}  # Windows has none of them
+POSIX_SIGNALS = {"SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSTOP", "SIGCONT", "SIGXFSZ", "SIGALRM"}
 CHILD = f"""
 import multiprocessing, sys, warnings
 if __name__ == "__main__":
@@ -78,12 +80,42 @@ def test_spawned_workers_umlauts_and_no_utf8_by_default(tmp_path: Path) -> None:
     assert read_json(run / "training_metrics.json")["global_step"] == 9
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "babyllama").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+MODULES = sorted([*(ROOT / "babyllama").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.py")])
+
+
+def outside_functions(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """What is computed when a module is imported: no function's body, but its defaults and decorators."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from (part for decorator in node.decorator_list for part in ast.walk(decorator))
+            yield from outside_functions(node.body)
+        elif isinstance(node, ast.FunctionDef):
+            for part in (*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)):
+                yield from ast.walk(part)
+        else:
+            yield from ast.walk(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_module_needs_what_windows_lacks_to_be_imported(path: Path) -> None:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    """Tests as well: one that cannot be imported there ends the whole test run."""
+    for node in outside_functions(ast.parse(path.read_text(encoding="utf-8")).body):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         assert not POSIX_ONLY & set(names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "signal":
+            assert node.attr not in POSIX_SIGNALS, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("room", ["evaluation", "babylm", "play", "training"])
+def test_an_apple_gpu_is_never_asked_for_float64(room: str) -> None:
+    """It has none, and says so with a TypeError, after hours of training: figures go to the CPU first."""
+    on_the_cpu = {"token_statistics.py"}  # its parts come from `.cpu()` in _batch_figures
+    for path in sorted((ROOT / "babyllama" / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if path.name not in on_the_cpu and isinstance(node, ast.Attribute) and node.attr == "double":
+                moved = isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "cpu"
+                assert moved, f"{path.name}:{node.lineno}: .cpu().double()"
 
 
 def test_peak_memory_without_the_module_that_windows_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
 import subprocess
@@ -56,6 +57,7 @@ def test_wrong_arguments_are_one_line(
 
 
 @pytest.mark.integration
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no Ctrl-C to a single process")
 def test_play_serves_until_it_is_interrupted(tiny_run: Path) -> None:
     command = [sys.executable, "main.py", "play", str(tiny_run), "--port", "0", "--device", "cpu", "--seed", "41"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_a_loop_of_ones_own_gets_easy_examples_first() -> None:
     assert sorted(last) == sorted(texts)
     loader = DataLoader(data, batch_size=2, sampler=EpochSampler(data, seed=0))
     assert [text for batch in loader for text in batch] == last
+
+
+@pytest.mark.parametrize("difficulty", ["rarity", "domain", "own"])
+def test_a_spawned_loader_process_gets_the_curriculum(difficulty: str) -> None:
+    split = split_of([[3, 4, 5, 6], [7, 8], [9, 3, 3]], [0, 1, 0])
+    packed = PackedDataset(split, 4, pad_id=0, shuffle=True)
+    difficulties = {
+        "rarity": ChunkDifficulty(split, np.arange(10) < 3, rarity(split)),
+        "domain": ChunkDifficulty(split, np.arange(10) < 3, domain_place(split, ["plays", "books"])),
+        "own": lambda chunk: float(chunk["labels"].max()),
+    }
+    data = CurriculumDataset(packed, difficulties[difficulty], epochs=2, batch_size=2)
+    data.set_epoch(1)
+    order = data.order(1).tolist()
+    got = pickle.loads(pickle.dumps(data))
+    assert all(np.array_equal(got[number]["labels"], data[number]["labels"]) for number in order)
 
 
 def split_of(documents: list[list[int]], domains: list[int] | None = None) -> TokenSplit:

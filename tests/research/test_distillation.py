@@ -36,6 +36,34 @@ def _case(bias: bool) -> tuple[Head, list[Head], torch.Tensor]:
     return heads[0], heads[1:], labels
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_half_precision_keeps_gradients_far_below_its_range(temperature: float) -> None:
+    """Entries of 1 / (tokens * vocabulary), 4e-9 here: fp16 rounds below 3e-8 to nothing."""
+    generator = torch.Generator().manual_seed(1)
+    rows, width, vocabulary = 64, 16, 16_000
+    student = Head(
+        torch.randn(rows, width, generator=generator), torch.randn(vocabulary, width, generator=generator) * 0.05, None
+    )
+    teacher = Head(
+        torch.randn(rows, width, generator=generator), torch.randn(vocabulary, width, generator=generator) * 0.05, None
+    )
+    labels = torch.randint(0, vocabulary, (rows,), generator=generator)
+    recipe = LossWeights(temperature, (1.0,), "probabilities", ce=0.5 / 4096, kl=0.5 / 4096)
+    gradients = []
+    for dtype in (torch.float64, torch.float16):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        hidden, weight = (part.to(wide, copy=True).requires_grad_() for part in (student.hidden, student.weight))
+        with torch.autocast("cpu", torch.float16, enabled=dtype == torch.float16):
+            loss, _, _ = distillation_loss(Head(hidden, weight, None), [teacher.to(wide)], labels, recipe)
+        (loss * 2.0**16).backward()  # GradScaler's first scale comes too late for what is rounded in the forward pass
+        gradients.append((hidden.grad.double(), weight.grad.double()))
+    for exact, found in zip(*gradients, strict=True):
+        assert float((found - exact).norm() / exact.norm()) < 3e-3
+        row = exact[labels[0] - 1] if len(exact) == vocabulary else exact[0]  # of a token that is no label: all tiny
+        same = found[labels[0] - 1] if len(exact) == vocabulary else found[0]
+        assert float((same - row).norm() / row.norm()) < 1e-2
+
+
 def _direct(student: Head, teachers: list[Head], labels: torch.Tensor, recipe: LossWeights) -> torch.Tensor:
     """The formula, everything stored."""
     temperature, valid = recipe.temperature, labels != -100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -327,15 +328,19 @@ def test_records_leave_without_the_folders_of_this_machine(run_dir: Path) -> Non
 
 def test_folders_of_other_disks_do_not_leave_either(tmp_path: Path) -> None:
     (tmp_path / "training_config.yaml").write_text("data: {train_path: /srv/anna & co/corpora/x.train}\n", "utf-8")
-    command = "main.py --set model.init_from=/mnt/thesis/base"
+    quoted = shlex.join(
+        ["--minimal-pairs", "/mnt/Jörg Müller's/pairs/blimp", "--set", "data.train_path=/media/käthe/x"]
+    )
+    command = f"main.py --set model.init_from=/mnt/thesis/base {quoted}"
     samples = {"samples": [{"prompt": "/one/two", "completion": " or three"}]}
     results = {"eval_data": ["/scratch/berta/dev.txt"], "command": command, "generation": samples}
     write_json(tmp_path / "evaluation_results.json", results)
     text = json.dumps(results) + "/srv/anna & co/corpora/y.train <td>/srv/anna &amp; co/corpora/x.train</td> /one/two"
     found = without_local_paths(text, tmp_path)
-    assert not [name for name in ("anna", "berta", "thesis", "scratch") if name in found]
+    assert not [name for name in ("anna", "berta", "thesis", "scratch", "rg M", "ller", "käthe") if name in found]
     assert '["dev.txt"]' in found
     assert "init_from=base" in found
+    assert "--minimal-pairs 'blimp'" in found
     assert found.endswith("y.train <td>x.train</td> /one/two"), "what a model wrote is no path"
     assert '"prompt": "/one/two"' in found
 

@@ -93,6 +93,24 @@ def test_rotation_keeps_two_whole_ones_and_the_best(tmp_path: Path) -> None:
     ]
 
 
+def test_an_old_checkpoint_that_cannot_go_is_a_line_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows renames no folder while a file in it is open."""
+    for step in (10, 20, 30, 40):
+        _checkpoint(tmp_path, step)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "The process cannot access the file", str(source))
+
+    monkeypatch.setattr(checkpoints, "replace", refuse)
+    checkpoints.rotate(tmp_path, limit=2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(part in lines[0] for part in ("checkpoint-10", "remove it by hand"))
+    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-40"
+
+
 def test_an_interrupted_removal_is_finished_later(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5.deleting").mkdir()
     (tmp_path / ".training_config.yaml.123.tmp").write_text("half", encoding="utf-8")
@@ -206,15 +224,15 @@ def test_the_first_signal_is_noted_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:
         assert signals.received == 0
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert signals.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_second_signal_ends_at_once() -> None:
     code = (
-        "import os, signal; from babyllama.training.stop_signals import StopSignals\n"
-        "with StopSignals():\n    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); print('no')"
+        "import signal; from babyllama.training.stop_signals import StopSignals\n"
+        "with StopSignals():\n    signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT); print('no')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert (ended.returncode, ended.stdout) == (130, "")

@@ -428,14 +428,14 @@ def test_without_an_agreement_a_sigterm_ends_after_a_while(monkeypatch: pytest.M
     ended: list[int] = []
     with stop_signals.StopSignals() as stop:
         stop.watch(ended.append)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         deadline = time.monotonic() + 5
         while not ended and time.monotonic() < deadline:
             time.sleep(0.01)
     assert ended == [signal.SIGTERM]
     with stop_signals.StopSignals() as stop:
         stop.watch(ended.append)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         stop.agreed = signal.SIGTERM
         time.sleep(0.2)
     assert len(ended) == 1, "they agreed: the checkpoint is being written"

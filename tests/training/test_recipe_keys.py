@@ -16,6 +16,7 @@ from babyllama.config.fingerprint import training_fingerprint
 from babyllama.config.loading import load_config
 from babyllama.config.schema import Config
 from babyllama.pages.run_page import read_log
+from babyllama.training.checkpoints import checkpoint_bytes
 from babyllama.training.recipes.averages import decay_at
 from tests.runs import config_for, corpus, weights
 from train import train
@@ -176,6 +177,25 @@ def test_an_average_is_a_model_that_evaluate_loads_and_overwrite_removes(text: P
     assert [entry["eval_bits_per_byte"] for entry in recorded] == [pytest.approx(found["bits_per_byte"], abs=1e-6)]
     train(config_for(text, tmp_path, max_steps=5), overwrite=True)
     assert not (run / "ema_0.9").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [({}, {}), ({"unique_layers": 1}, {}), ({"unique_layers": 1}, {"ema_decay": [0.5, 0.9], "average_epochs": 2})],
+    ids=["plain", "shared layers", "shared layers and three averages"],
+)
+def test_the_room_that_is_asked_for_is_what_a_checkpoint_takes(
+    text: Path, tmp_path: Path, model: dict[str, Any], keys: dict[str, Any]
+) -> None:
+    import train as pipeline
+
+    config = changed(config_for(text, tmp_path, max_steps=2, save_steps=2, **keys), {"model.n_layer": 4})
+    config = changed(config, {f"model.{key}": value for key, value in model.items()})
+    asked = checkpoint_bytes(pipeline.create_model(config, pipeline.prepare_data(config).tokenizer), config.training)
+    folder = train(config).run_dir / "checkpoint-2"
+    files = ("model.safetensors", "optimizer.pt", "weight_averages.safetensors")
+    taken = sum((folder / name).stat().st_size for name in files if (folder / name).exists())
+    assert taken == pytest.approx(asked, rel=0.1)
 
 
 def test_a_branch_goes_on_from_the_trunk_and_decays_to_zero(text: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_out_of_memory_then_the_same_command_again(
             raise torch.OutOfMemoryError("CUDA out of memory")
         if limit["stop"] and self.state.global_step == 1:
             limit["stop"] = False
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return real(self, model, inputs, *rest, **more)
 
     monkeypatch.setattr(BabyTrainer, "training_step", step)
@@ -164,6 +164,9 @@ sys.exit(run_command(main, []))
 """
 
 
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+
+
 @contextmanager
 def running(tmp_path: Path, ignored: bool) -> Iterator[subprocess.Popen[bytes]]:
     """A training that has begun, in a process of its own; it does not outlive the block."""
@@ -193,6 +196,7 @@ def running(tmp_path: Path, ignored: bool) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.integration
+@posix
 def test_a_closed_terminal_ends_with_a_checkpoint(tmp_path: Path) -> None:
     with running(tmp_path, ignored=False) as process:
         process.send_signal(signal.SIGHUP)
@@ -221,6 +225,7 @@ def test_a_terminal_that_is_really_gone_ends_with_a_checkpoint(tmp_path: Path) -
 
 
 @pytest.mark.integration
+@posix
 def test_nohup_stays_nohup(tmp_path: Path) -> None:
     with running(tmp_path, ignored=True) as process:
         process.send_signal(signal.SIGHUP)

@@ -72,6 +72,16 @@ def test_every_batch_gets_its_own_gradients_and_loss() -> None:
     assert (recorder.warmed, recorder.recorded, recorder.replayed) == (WARM_UP + 2, 1, 9 - WARM_UP - 2)
 
 
+def test_a_shape_of_earlier_lets_its_memory_go() -> None:
+    """Short chunks at the start of a run: their recording would keep its activations to the end."""
+    model = nn.Linear(4, 3)
+    graph = StepGraph(model.parameters(), Again(model))
+    for rows in [2] * 6 + [5] * 6:
+        graph(_passes(model), {"x": torch.randn(rows, 4)}, torch.tensor(1.0))
+        model.zero_grad()
+    assert [shape[1][1] for shape in graph.recorded] == [(5, 4)]
+
+
 def test_what_cannot_be_recorded_is_computed_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Linear(2, 1)
 

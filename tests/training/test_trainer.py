@@ -30,7 +30,7 @@ class Poison(TrainerCallback):
             with torch.no_grad():
                 next(p for p in model.parameters() if p.ndim == 2).fill_(float("nan"))
         if state.global_step == {signal_at}:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
 register_callback(lambda config: Poison())
 """

@@ -173,7 +173,7 @@ def _row_values(backbone: Module, head: Module, rows: Sequence[Row]) -> list[np.
     chosen = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(nodes).to(device)]
     asked = (torch.from_numpy(column[order]).to(device) for column in (owners, targets))
     values = np.empty(len(order))
-    values[order] = shared_row_log_probs(chosen, *asked, head).double().cpu().numpy()
+    values[order] = shared_row_log_probs(chosen, *asked, head).cpu().double().numpy()
     return np.split(values, np.cumsum([len(row.sources) for row in rows])[:-1])
 
 
@@ -254,7 +254,7 @@ def _one_by_one(
         wanted = [[t if i in query.counted else IGNORE for i, t in enumerate(query.ids)][1:] for query in chosen]
         ids = pad_right([query.ids[:-1] for query in chosen], 0, device)
         targets = pad_right(wanted, IGNORE, device)
-        values = token_log_probs(model, ids, targets).double().cpu().numpy()
+        values = token_log_probs(model, ids, targets).cpu().double().numpy()
         for place, row, kept in zip(batch, values, (targets != IGNORE).cpu().numpy(), strict=True):
             found[filled[place]] = row[kept]
     return found

@@ -38,15 +38,18 @@ def merge_earlier(results: dict[str, Any], target: Path) -> list[str]:
 
     Args:
         results: New results with `weights` and `measured`; changed in place.
-        target: The earlier file; absent or damaged: nothing is taken over.
+        target: The earlier file; absent: nothing is taken over; damaged: likewise, and a line says so.
 
     Returns:
         The tasks that were taken over.
     """
     try:
         earlier = dict(read_json(target))
-        measured = dict(earlier["measured"])
-    except (OSError, ValueError, KeyError, TypeError):
+        measured = {task: {**how, "keys": list(how["keys"])} for task, how in earlier["measured"].items()}
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        say(f"{target}: damaged ({type(error).__name__}): what was measured earlier is not kept in it")
         return []
     if "weights" not in results or earlier.get("weights") != results["weights"]:
         return []

@@ -88,7 +88,7 @@ def _choices(logits: Tensor, targets: Tensor, count: int) -> list[TokenChoice]:
     own = log_probs.gather(1, targets[:, None])
     ranks = (log_probs > own).sum(dim=1) + 1
     values, tokens = log_probs.topk(min(count, logits.shape[1]), dim=1)
-    rows = zip(targets.tolist(), (-own[:, 0].double() * BITS).tolist(), ranks.tolist(), strict=True)
+    rows = zip(targets.tolist(), (-own[:, 0].cpu().double() * BITS).tolist(), ranks.tolist(), strict=True)
     best = zip(tokens.tolist(), values.exp().tolist(), strict=True)
     return [
         TokenChoice(0, 0, token, bits, rank, list(zip(ids, shares, strict=True)))

@@ -173,9 +173,8 @@ def add_averages(trainer: BabyTrainer, config: Config, steps_per_epoch: int) -> 
         config: Run configuration.
         steps_per_epoch: Optimizer steps of an epoch.
     """
-    decays, epochs = config.training.ema_decay or [], config.training.average_epochs
+    decays, epochs = config.training.decays, config.training.average_epochs
     if decays or epochs:
-        decays = decays if isinstance(decays, list) else [decays]
         trainer.averages = WeightAverages(
             trainer.model, decays, epochs, steps_per_epoch, lambda: trainer.last_good_checkpoint
         )

@@ -22,14 +22,16 @@ from torch import Tensor
 
 from babyllama.common import distributed
 from babyllama.common.console import say, seconds_since_start
-from babyllama.common.disk_space import checkpoint_bytes
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.common.units import human_seconds
 from babyllama.config.run_layout import TRAINER_STATE
+from babyllama.models.gpu import random_states, set_random_states, synchronizer
 from babyllama.models.runtime import Runtime, dtype_of
 from babyllama.training.arguments import count_steps
+from babyllama.training.checkpoints import checkpoint_bytes
 from babyllama.training.optim import build_optimizer
+from babyllama.training.timing.step_graph import WARM_UP, Recorder, StepGraph
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,6 +91,7 @@ def rehearse(
     *,
     curve_chunks: int,
     seconds: float,
+    recorder: Recorder | None = None,
 ) -> StepTimes:
     """Time a few optimizer steps and an evaluation, and leave model and random states as they were.
 
@@ -100,9 +103,10 @@ def rehearse(
         valid_set: Packed held-out chunks.
         curve_chunks: Chunks of a point of the held-out curve.
         seconds: The budget; more than six steps are timed only within a twentieth of it.
+        recorder: What records steps where the runtime says so; unset: CUDA.
     """
     cpu_state = torch.get_rng_state()
-    gpu_states = torch.cuda.get_rng_state_all() if runtime.device.startswith("cuda") else None
+    gpu_states = random_states(runtime.device)
     model.to(runtime.device)
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     training, processes = config.training, runtime.processes
@@ -112,8 +116,8 @@ def rehearse(
     ]
 
     # Steps: the untimed ones compile.
-    step = _stepper(model, training, runtime, batches)
-    for _ in range(UNTIMED):
+    step = _stepper(model, training, runtime, batches, recorder)
+    for _ in range(UNTIMED + WARM_UP if runtime.graphs else UNTIMED):
         step()
     times = [step() for _ in range(TIMED)]
     while sum(times) + times[-1] < min(SHARE * seconds, TIMED_SECONDS):
@@ -127,10 +131,8 @@ def rehearse(
     model.load_state_dict(weights)
     model.zero_grad(set_to_none=True)
     torch.set_rng_state(cpu_state)
-    if gpu_states is not None:
-        torch.cuda.set_rng_state_all(gpu_states)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return StepTimes(statistics.median(times), evaluation, checkpoint_bytes(parameters) / DISK_RATE)
+    set_random_states(runtime.device, gpu_states)
+    return StepTimes(statistics.median(times), evaluation, checkpoint_bytes(model, training) / DISK_RATE)
 
 
 def _batch(packed: PackedDataset, chunks: range, device: str) -> dict[str, Tensor]:
@@ -145,18 +147,33 @@ def _autocast(runtime: Runtime) -> torch.autocast:
 
 
 def _stepper(
-    model: PreTrainedModel, training: TrainingConfig, runtime: Runtime, batches: list[dict[str, Tensor]]
+    model: PreTrainedModel,
+    training: TrainingConfig,
+    runtime: Runtime,
+    batches: list[dict[str, Tensor]],
+    recorder: Recorder | None = None,
 ) -> Callable[[], float]:
-    """Return a function that computes one optimizer step and returns its seconds."""
+    """Return a function that computes one optimizer step, recorded as the training's are, and returns its seconds."""
+    # What a step needs.
     precision = dtype_of(runtime.muon_precision) if runtime.muon_precision else None
     optimizer = build_optimizer(model, training, precision)
     tokens = sum(batch["labels"].numel() for batch in batches)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    graph = StepGraph(trained, recorder) if runtime.graphs and len(batches) == 1 else None
+
+    # Its passes, and the whole of it.
+    def compute(batch: dict[str, Tensor], count: Tensor | int | None) -> Tensor:
+        with _autocast(runtime):
+            loss = model(**batch, num_items_in_batch=count).loss
+        loss.backward()
+        return loss.detach()
 
     def step() -> None:
         for batch in batches:
-            with _autocast(runtime):
-                loss = model(**batch, num_items_in_batch=tokens).loss
-            loss.backward()
+            if graph is None:
+                compute(batch, tokens)
+            else:  # as the training will: kernel by kernel a small model takes five times as long
+                graph(compute, batch, tokens)
         if training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         optimizer.step()
@@ -174,8 +191,8 @@ def _forward(model: torch.nn.Module, runtime: Runtime, batch: dict[str, Tensor])
 def _timed(work: Callable[[], None], device: str) -> float:
     started = time.perf_counter()
     work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    if wait := synchronizer(device):
+        wait()
     return time.perf_counter() - started
 
 

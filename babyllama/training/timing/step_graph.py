@@ -41,21 +41,28 @@ class Recorder(Protocol):
 class CudaRecorder:
     """Records on the current CUDA device."""
 
+    def __init__(self) -> None:
+        self.stream: torch.cuda.Stream | None = None  # one for all passes: freed memory belongs to its stream
+
     def warm_up(self, compute: Callable[[], Tensor]) -> Tensor:
         """Compute on another stream, as the recording will (CUDA does not record on the default one)."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        self.stream = self.stream or torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             result = compute()
-        current.wait_stream(stream)
+        current.wait_stream(self.stream)
         return result
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Record; nothing is computed yet."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads (a log's upload) may go on using CUDA: what counts is that this one does nothing that waits.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = compute()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Other threads (a log's upload) may go on using CUDA: what counts is that this one does nothing that waits.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                result = compute()
+        finally:
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
         return graph.replay, result
 
 
@@ -123,7 +130,8 @@ class StepGraph:
         self.eager[shape] += 1
         if self.eager[shape] <= WARM_UP:
             return self.recorder.warm_up(lambda: compute(inputs, count))
-        # Record, or go on as before.
+        # Record, or go on as before. A shape of earlier (short chunks at the start) lets its memory go.
+        self.recorded.clear()
         try:
             self.recorded[shape] = self._record(compute, inputs, count)
         except RuntimeError as error:
