@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babyllama.common import distributed
+from babyllama.common.cache_folders import INDUCTOR, inductor_cache
 from babyllama.common.console import begin_command
 from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import BabyLlamaError
@@ -149,6 +150,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     try:
         distributed.settle_environment()
         distributed.limit_threads()
+        os.environ.setdefault(INDUCTOR, str(inductor_cache()))  # before torch 2.13 its own fails for an unnamed user id
         return command(argv)
     except KeyboardInterrupt:
         if is_main_process():

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babyllama.common import distributed
-from babyllama.common.cache_folders import cache_home, temporary_home
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.config.schema import Config
@@ -260,32 +259,8 @@ def compile_seconds(cache: Path) -> float:
     Args:
         cache: Inductor's cache folder.
     """
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache))
-    warm = folder.is_dir() and any(folder.iterdir())
+    warm = cache.is_dir() and any(cache.iterdir())
     return WARM_COMPILE_SECONDS if warm else COLD_COMPILE_SECONDS
-
-
-def inductor_cache(precision: str) -> Path:
-    """Return the folder of compiled code; half precision has one of its own.
-
-    Before torch 2.13 the key of a compiled layer says that autocast is on, but not in which precision: a run in fp16
-    after one in bf16 took the other's code and computed in bf16 (gradients of a Llama on an H100 off by 1.5% instead of
-    0.2%; torch 2.11).
-
-    Inductor hands its paths to the compiler unquoted: below a user's folder with a blank in its name nothing would be
-    compiled, so the code lies in the system's temporary folder then.
-    """
-    home = cache_home()
-    if any(letter.isspace() for letter in str(home)):
-        home = temporary_home()
-    return home / ("inductor-fp16" if precision == "fp16" else "inductor")
-
-
-def use_inductor_cache(precision: str) -> None:
-    """Let compiled code of a precision lie in its folder; a folder that the user set stays."""
-    ours = {str(inductor_cache(kind)) for kind in ("bf16", "fp16")}
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in {None, *ours}:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(inductor_cache(precision))
 
 
 def step_is_recorded(config: Config, device: str, precision: str) -> bool:

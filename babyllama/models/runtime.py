@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama import SPINS
 from babyllama.common import distributed
+from babyllama.common.cache_folders import INDUCTOR, inductor_cache
 from babyllama.common.console import say
 from babyllama.common.errors import ConfigError
 from babyllama.common.files import ON_WINDOWS
@@ -27,10 +28,8 @@ from babyllama.models.gpu import (
     compile_seconds,
     compiling_saves,
     compute_deterministically,
-    inductor_cache,
     pinned_gpu,
     step_is_recorded,
-    use_inductor_cache,
 )
 
 if TYPE_CHECKING:
@@ -394,4 +393,4 @@ def apply(runtime: Runtime) -> None:
     if runtime.deterministic:
         compute_deterministically()
     if runtime.compile != "off":
-        use_inductor_cache(runtime.precision)
+        os.environ[INDUCTOR] = str(inductor_cache(runtime.precision))

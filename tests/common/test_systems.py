@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from babyllama.common import distributed, file_hashes, files, provenance
+from babyllama.common.cache_folders import INDUCTOR, inductor_cache
 from babyllama.models import gpu, runtime
 from babyllama.training.callbacks import MpsRandomState
 
@@ -152,9 +153,25 @@ def test_compiled_code_lies_where_no_blank_is_in_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     monkeypatch.setenv("BABYLLAMA_CACHE", str(tmp_path / home))
-    found = gpu.inductor_cache("bf16")
+    monkeypatch.delenv(INDUCTOR, raising=False)
+    found = inductor_cache()
     assert " " not in str(found)
     assert (found.parent == tmp_path / home) == (home == "anna")
+
+
+def test_compiled_code_of_each_precision_has_its_folder_whatever_torch_wrote_into_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import torch._dynamo` sets the variable to torch's own folder, which was then taken for the user's."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.setenv("BABYLLAMA_CACHE", str(tmp_path))
+    folders = {"bf16": tmp_path / "inductor", "fp32": tmp_path / "inductor", "fp16": tmp_path / "inductor-fp16"}
+    for before in (default_cache_dir(), *map(str, folders.values())):
+        monkeypatch.setenv(INDUCTOR, before)
+        assert {precision: inductor_cache(precision) for precision in folders} == folders
+    monkeypatch.setenv(INDUCTOR, str(tmp_path / "mine"))
+    assert {inductor_cache(precision) for precision in folders} == {tmp_path / "mine"}, "the user's"
 
 
 def test_windows_asks_for_its_own_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
