@@ -32,7 +32,7 @@ from babyllama.common.console import say
 from babyllama.common.errors import BabyLlamaError, CheckpointError, ConfigError
 from babyllama.common.files import write_json
 from babyllama.common.provenance import program, provenance
-from babyllama.comparison.runs import BenchmarkRun, named_folders, resolve_groups, run_facts
+from babyllama.comparison.runs import BenchmarkRun, groups_of, named_folders, run_facts
 from data_utils import raw_documents
 from evaluate import ModelEvaluator
 
@@ -300,11 +300,12 @@ class BenchmarkSuite:
 
     def results(self) -> dict[str, Any]:
         """Return what benchmark_results.json holds: runs, comparisons, rankings, notes."""
-        from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of, ranking
+        from babyllama.comparison.differences import ScoredRun, compare_all, items_of, metrics_of, ranking
 
         # Differences between recipes, metric by metric.
         scored = [ScoredRun(run.name, items_of(run.items)) for run in self.runs]
-        groups = group_runs([run.name for run in self.runs], resolve_groups(self.config.groups, self.runs))
+        groups, notes = groups_of(self.runs, self.config.groups)
+        self.notes += notes
         metrics = metrics_of(scored)
         found = compare_all(scored, groups, metrics, self.config.seed)
         return {

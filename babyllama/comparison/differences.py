@@ -111,13 +111,28 @@ def metrics_of(runs: Sequence[ScoredRun]) -> list[Metric]:
     ]
 
 
-def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[Group]:
+Recipe = Mapping[str, Any]  # what a run was trained with, the seed left out (runs.recipe_of)
+
+
+def group_runs(
+    names: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    recipes: Mapping[str, Recipe | None] | None = None,
+) -> list[Group]:
     """Put runs into recipes: by `groups`, then by names that differ only in `-seed<N>`; others stand alone.
 
-    Beside two or more `NAME-seed<N>` a run that is called NAME itself is one of the recipe's seeds.
+    Beside two or more `NAME-seed<N>` a run that is called NAME itself is one of the recipe's seeds. Runs that were
+    trained otherwise than the others of their name are no seeds of it and stand alone (`not_seeds` says which).
 
     >>> [c.name for c in group_runs(["a-seed1", "a-seed2", "b", "c-seed1"])]
     ['a', 'b', 'c-seed1']
+    >>> group_runs(["a", "a-seed1", "a-seed2"], recipes={"a": {"lr": 1}, "a-seed1": {"lr": 2}, "a-seed2": {"lr": 2}})
+    [Group(name='a', runs=('a',)), Group(name='a-seed*', runs=('a-seed1', 'a-seed2'))]
+
+    Args:
+        names: Names of the runs.
+        groups: Recipe -> names of its runs, as the user gives it.
+        recipes: Run -> what it was trained with; a run that is not in it, or None, may be a seed of any.
 
     Raises:
         ConfigError: A run is in two groups, or a group names none of the runs, or has the name of a run outside it.
@@ -133,14 +148,50 @@ def group_runs(names: Sequence[str], groups: Mapping[str, Sequence[str]] | None 
     for name in names:
         if name in (groups or {}) and owner.get(name) != name:
             raise ConfigError(f"--group {name}: a run outside the group has this name: call the group otherwise")
-    stems = {name: match["recipe"] for name in names if name not in owner and (match := SEED_SUFFIX.match(name))}
-    for name, stem in stems.items():
-        if list(stems.values()).count(stem) > 1:
-            owner[name] = stem
+    for stem, members in _by_name([name for name in names if name not in owner]).items():
+        alike = _trained_alike(members, recipes or {})
+        if sum(name != stem for name in alike) > 1:
+            title = f"{stem}-seed*" if stem in names and stem not in alike else stem
+            owner |= dict.fromkeys(alike, title)
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(owner.get(name, name), []).append(name)
     return [Group(name, tuple(runs)) for name, runs in found.items()]
+
+
+def _by_name(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of two or more `NAME-seed<N>` and of NAME itself, by NAME."""
+    stems = {name: match["recipe"] for name in names if (match := SEED_SUFFIX.match(name))}
+    several = [stem for stem in dict.fromkeys(stems.values()) if list(stems.values()).count(stem) > 1]
+    return {stem: [name for name in names if stem in (name, stems.get(name))] for stem in several}
+
+
+def _trained_alike(names: Sequence[str], recipes: Mapping[str, Recipe | None]) -> list[str]:
+    """Return the runs of the recipe that most of them have, the first one's where several are as frequent."""
+    known = [recipe for name in names if (recipe := recipes.get(name)) is not None]
+    most = max(known, key=known.count, default=None)
+    return [name for name in names if recipes.get(name) in (None, most)]
+
+
+def not_seeds(groups: Sequence[Group], names: Sequence[str], recipes: Mapping[str, Recipe | None]) -> list[str]:
+    """Return a line for each run that its name makes a seed of a recipe and its training does not.
+
+    Args:
+        groups: Result of `group_runs`.
+        names: Names of the runs that are in no group of the user's.
+        recipes: Run -> what it was trained with.
+    """
+    lines = []
+    owner = {run: group for group in groups for run in group.runs}
+    for stem, members in _by_name(names).items():
+        first = _trained_alike(members, recipes)[0]
+        for name in members:
+            ours, theirs = recipes.get(first) or {}, recipes.get(name) or {}
+            keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+            if owner[name] != owner[first] and keys:
+                told = ", ".join(f"{key} {ours.get(key)} -> {theirs.get(key)}" for key in keys[:3])
+                lines.append(f"{name} is no seed of {stem}: {first} was trained otherwise ({told}); --group decides")
+    return lines
 
 
 def score(items: Mapping[Any, Any], metric: str) -> float:

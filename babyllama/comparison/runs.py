@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from babyllama.common.command import distinct_names
 from babyllama.common.errors import ConfigError
+from babyllama.common.files import read_json
 from babyllama.common.provenance import program
-from babyllama.config.run_layout import TRAINING_LOG
+from babyllama.config.run_layout import RUN_FINGERPRINT, TRAINING_LOG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from babyllama.comparison.differences import Group
     from evaluate import ModelEvaluator
 
+# A seed's own: it may begin from weights of its seed, learn from teachers of its seed, and be computed in other parts.
+OF_A_SEED = {
+    *("training.seed", "training.gradient_accumulation_steps", "model.init_from", "model.init_from weights"),
+    *("the trunk's checkpoint", "curriculum.model"),
+}
 COST_KEYS = ("train_seconds", "tokens_per_second", "peak_memory_bytes", "train_tokens", "train_words", "seed")
 
 
@@ -108,6 +115,34 @@ def resolve_groups(groups: Mapping[str, Sequence[str]], runs: Sequence[Benchmark
         paths = {Path(p).expanduser().resolve() for m in members for p in glob.glob(m)}
         found[group] = [n for path, n in names.items() if path in paths or n in members]
     return found
+
+
+def recipe_of(run: BenchmarkRun) -> dict[str, Any] | None:
+    """Return what a run was trained with (its fingerprint) but for what a seed may have of its own; None: not ours."""
+    try:
+        found = dict(read_json(run.path / RUN_FINGERPRINT))
+    except (OSError, ValueError, TypeError):
+        return None
+    return {key: value for key, value in found.items() if key not in OF_A_SEED and not key.startswith("teacher ")}
+
+
+def groups_of(runs: Sequence[BenchmarkRun], given: Mapping[str, Sequence[str]]) -> tuple[list[Group], list[str]]:
+    """Return the recipes of a comparison, and a line for each run that has a seed's name and another recipe.
+
+    Args:
+        runs: The compared runs.
+        given: Recipe -> its runs, as the user names them.
+
+    Raises:
+        ConfigError: The user's groups contradict each other or name none of the runs.
+    """
+    from babyllama.comparison.differences import group_runs, not_seeds
+
+    names, chosen = [run.name for run in runs], resolve_groups(given, runs)
+    recipes = {run.name: recipe_of(run) for run in runs}
+    groups = group_runs(names, chosen, recipes)
+    grouped = {name for members in chosen.values() for name in members}
+    return groups, not_seeds(groups, [name for name in names if name not in grouped], recipes)
 
 
 def run_facts(run: BenchmarkRun, groups: Sequence[Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import benchmark
 from babyllama import plugins
 from babyllama.common.command import run_command
 from babyllama.common.errors import ConfigError
-from babyllama.common.files import read_json
+from babyllama.common.files import read_json, write_json
 from babyllama.comparison.differences import ScoredRun, compare_all, group_runs, items_of, metrics_of
 from babyllama.comparison.options import BenchmarkConfig, load_benchmark_config
+from babyllama.comparison.runs import BenchmarkRun, groups_of
 from babyllama.evaluation.consistency import consistency
 from babyllama.pages.comparison_figures import pareto_front
 from babyllama.pages.comparison_page import render, verdicts
@@ -212,6 +213,35 @@ def test_a_recipe_against_a_single_run_borrows_its_noise() -> None:
     runs = [_scored("a-seed1", 0.0), _scored("a-seed2", 0.5), _scored("other", 0.2)]
     [first, *_] = compare_all(runs, group_runs([r.name for r in runs]), metrics_of(runs))
     assert "single seed" in first["note"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected", "told"),
+    [
+        ({"a": 1, "a-seed1": 1, "a-seed2": 1}, {"a": ["a", "a-seed1", "a-seed2"]}, 0),
+        ({"a": 2, "a-seed1": 1, "a-seed2": 1}, {"a": ["a"], "a-seed*": ["a-seed1", "a-seed2"]}, 1),
+        ({"a-seed1": 1, "a-seed2": 2, "a-seed3": 2}, {"a-seed1": ["a-seed1"], "a": ["a-seed2", "a-seed3"]}, 1),
+        ({"a-seed1": 1, "a-seed2": 2}, {"a-seed1": ["a-seed1"], "a-seed2": ["a-seed2"]}, 1),
+        ({"a-seed1": None, "a-seed2": 2, "a-seed3": 2}, {"a": ["a-seed1", "a-seed2", "a-seed3"]}, 0),
+    ],
+)
+def test_a_name_makes_no_seed_of_a_run_that_was_trained_otherwise(
+    tmp_path: Path, rates: dict[str, int | None], expected: dict[str, list[str]], told: int
+) -> None:
+    """A spread between recipes, taken for the seeds', would hide or invent differences."""
+    compared = []
+    for number, (name, rate) in enumerate(rates.items()):
+        (tmp_path / name).mkdir()
+        if rate is not None:  # a foreign checkpoint says nothing
+            own = {"training.seed": number, "teacher 1": str(number), "training.gradient_accumulation_steps": number}
+            write_json(tmp_path / name / "run_fingerprint.json", {"training.lr": rate, "data": "x", **own})
+        compared.append(BenchmarkRun(tmp_path / name, name, lambda path: None))
+    groups, notes = groups_of(compared, {})
+    assert {group.name: list(group.runs) for group in groups} == expected
+    assert len(notes) == told
+    assert all("training.lr" in note and "--group decides" in note for note in notes)
+    asked, notes = groups_of(compared, {"all": list(rates)})
+    assert ([group.name for group in asked], notes) == (["all"], []), "the user's word"
 
 
 def test_a_run_in_two_groups_is_refused() -> None:
