@@ -125,7 +125,7 @@ def train(
             def attempt(start: Start) -> BabyTrainer:
                 return train_once(config, data, run_dir, start, signals)
 
-            trainer = train_within_memory(config.training, start, attempt)
+            trainer = train_within_memory(config.training, run_dir, start, attempt)
 
             # 7. Save the model, score it as a user will load it, write the record last.
             metrics = save_and_score(config, data, trainer, run_dir, command or command_line())

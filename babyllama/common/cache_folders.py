@@ -68,6 +68,17 @@ def temporary_home() -> Path:
     return Path(tempfile.gettempdir()) / f"babyllama-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
 
 
+def _writable_home() -> Path:
+    """The cache folder, or the one below the system's temporary folder where the other is of no use to a compiler."""
+    try:
+        home = cache_home()
+        home.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return temporary_home()
+    usable = os.access(home, os.W_OK) and not any(letter.isspace() for letter in str(home))
+    return home if usable else temporary_home()
+
+
 def inductor_cache(precision: str = "bf16") -> Path:
     """Return the folder of compiled code: the user's, else ours; half precision has one of its own there.
 
@@ -76,11 +87,10 @@ def inductor_cache(precision: str = "bf16") -> Path:
     0.2%; torch 2.11).
 
     Inductor hands its paths to the compiler unquoted: below a user's folder with a blank in its name nothing would be
-    compiled, so the code lies in the system's temporary folder then.
+    compiled, so the code lies in the system's temporary folder then; likewise where the cache cannot be written, since
+    torch's compiler makes its folder when it is imported.
     """
-    home = cache_home()
-    if any(letter.isspace() for letter in str(home)):
-        home = temporary_home()
+    home = _writable_home()
     ours = {kind: home / f"inductor{kind}" for kind in ("", "-fp16")}
     given = os.environ.get(INDUCTOR)
     # torch writes its own default into the environment as soon as its compiler is imported, by whomever.

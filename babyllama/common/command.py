@@ -7,6 +7,7 @@ whole tree is wanted (shell completion, the documentation), so `--help` loads no
 from __future__ import annotations
 
 import argparse
+import getpass
 import importlib
 import io
 import os
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babyllama.common import distributed
-from babyllama.common.cache_folders import INDUCTOR, inductor_cache
+from babyllama.common.cache_folders import INDUCTOR, temporary_home
 from babyllama.common.console import begin_command
 from babyllama.common.distributed import is_main_process
 from babyllama.common.errors import BabyLlamaError
+from babyllama.common.files import ON_WINDOWS
 
 
 def at_least(low: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
@@ -150,7 +152,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     try:
         distributed.settle_environment()
         distributed.limit_threads()
-        os.environ.setdefault(INDUCTOR, str(inductor_cache()))  # before torch 2.13 its own fails for an unnamed user id
+        name_compile_cache()
         return command(argv)
     except KeyboardInterrupt:
         if is_main_process():
@@ -167,13 +169,25 @@ def run_command(command: Callable[[Sequence[str] | None], int], argv: Sequence[s
     return code
 
 
+def name_compile_cache() -> None:
+    """Name a folder for compiled code where torch before 2.13 cannot: it calls its own after the user.
+
+    A container with a random user id has no name, and torch's compiler could not even be imported there.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ModuleNotFoundError):
+        os.environ.setdefault(INDUCTOR, str(temporary_home() / "inductor"))
+
+
 def write_any_letter() -> None:
     """Let output show what its encoding lacks as an escape instead of ending the command.
 
     Windows gives a redirected output its old code page, which has no minus sign (U+2212), let alone Cyrillic.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        utf_8 = isinstance(stream, io.TextIOWrapper) and "utf" in stream.encoding.lower()
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or not utf_8):  # else it writes all
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -212,9 +226,11 @@ def _unexpected(error: Exception, debug: bool) -> int:
         print(f"error: the disk is full: {error}", file=sys.stderr)
         return 5
     if isinstance(error, PermissionError):
-        held = getattr(error, "winerror", None) in {32, 33}  # Windows: a sharing or a locking violation
-        why = "open in another program; close it" if held else "no permission to write; choose another --output-dir"
-        print(f"error: {error.filename}: {why}", file=sys.stderr)
+        # Windows renames nothing that is open, and says that access is denied.
+        held = ON_WINDOWS and error.filename2 is not None
+        why = "open in another program, or no permission to write" if held else "no permission to write"
+        cure = "close it, or choose" if held else "choose"
+        print(f"error: {error.filename}: {why}; {cure} another --output-dir", file=sys.stderr)
         return 5
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of a user without an entry
         print("error: a path begins with ~, and HOME is not set: write the whole path, or set HOME", file=sys.stderr)

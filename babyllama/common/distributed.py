@@ -107,7 +107,7 @@ def is_initialized() -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: affinity counts and a container's quota, where the system knows them."""
+    """Return the cores that this process may use: affinity counts and a container's quota, where the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, math.ceil(cpu_quota() or cores))
 

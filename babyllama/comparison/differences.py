@@ -160,7 +160,7 @@ def group_runs(
 
 
 def _by_name(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names of two or more `NAME-seed<N>` and of NAME itself, by NAME."""
+    """Return the names of two or more `NAME-seed<N>` and of NAME itself, by NAME."""
     stems = {name: match["recipe"] for name in names if (match := SEED_SUFFIX.match(name))}
     several = [stem for stem in dict.fromkeys(stems.values()) if list(stems.values()).count(stem) > 1]
     return {stem: [name for name in names if stem in (name, stems.get(name))] for stem in several}
@@ -184,9 +184,10 @@ def not_seeds(groups: Sequence[Group], names: Sequence[str], recipes: Mapping[st
     lines = []
     owner = {run: group for group in groups for run in group.runs}
     for stem, members in _by_name(names).items():
-        first = _trained_alike(members, recipes)[0]
-        for name in members:
-            ours, theirs = recipes.get(first) or {}, recipes.get(name) or {}
+        known = [name for name in members if recipes.get(name) is not None]
+        first = next((name for name in _trained_alike(members, recipes) if name in known), None)
+        for name in known if first else ():
+            ours, theirs = recipes[first] or {}, recipes[name] or {}
             keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
             if owner[name] != owner[first] and keys:
                 told = ", ".join(f"{key} {ours.get(key)} -> {theirs.get(key)}" for key in keys[:3])

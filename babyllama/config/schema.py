@@ -247,7 +247,7 @@ class TrainingConfig(Section):
     tf32: bool = True
     """TF32 for the products of a training in float32, on a CUDA GPU that has it; never for scores."""
     cuda_graphs: AutoBool = "auto"
-    """Replay forward and backward pass as a CUDA graph; auto: on one GPU, in bf16 or fp32, the batch in one part."""
+    """Replay forward and backward pass as a CUDA graph; auto: on one GPU, bf16 or fp32, one part, causal attention."""
     deterministic: bool = False
     """Deterministic kernels: on CUDA a resumed run then equals the unbroken one to the bit; slower."""
     device: str = "auto"

@@ -69,7 +69,11 @@ def pin_gpu(name: str) -> str:
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     given = [part for part in (before or "").split(",") if part]
     os.environ["CUDA_VISIBLE_DEVICES"] = given[int(index)] if int(index) < len(given) else index
-    if initialize_cuda() != 1:  # it was asked before (torch.cuda.is_available does it)
+    try:
+        hidden = initialize_cuda() == 1
+    except RuntimeError:  # a card in exclusive use, an unknown UUID
+        hidden = False
+    if not hidden:  # the driver was asked before (torch.cuda.is_available does it)
         if before is None:
             del os.environ["CUDA_VISIBLE_DEVICES"]
         else:

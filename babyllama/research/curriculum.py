@@ -35,6 +35,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -177,8 +178,8 @@ class CurriculumDataset(Dataset):  # type: ignore[type-arg]
         self._orders: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the difficulty behind: a spawned loader process only indexes, and not every function can be pickled."""
-        return {**self.__dict__, "difficulty_fn": None}
+        """Leave the difficulty behind for a spawned loader process: it only indexes, and not every function pickles."""
+        return self.__dict__ if get_spawning_popen() is None else {**self.__dict__, "difficulty_fn": None}
 
     def __len__(self) -> int:
         """Examples of an epoch, repeats included: as many as the data set has."""

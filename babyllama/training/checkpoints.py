@@ -103,6 +103,13 @@ def _set_aside(folder: Path, why: str, problem: CheckpointError) -> None:
     warn(f"{problem}; set aside as {target.name}")
 
 
+def set_incomplete_aside(run_dir: Path) -> None:
+    """Set aside, with a line each, folders that were being written when something ended it."""
+    for folder in checkpoint_folders(run_dir):
+        if not (folder / CHECKPOINT_MANIFEST).is_file():
+            _set_aside(folder, "incomplete", CheckpointError(f"{folder}: incomplete: it has no {CHECKPOINT_MANIFEST}"))
+
+
 def newest_complete(run_dir: Path) -> Path | None:
     """Return the newest checkpoint whose every file is as it was written; newer ones that are not are set aside.
 

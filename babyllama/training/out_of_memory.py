@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from babyllama.common.console import say
@@ -55,11 +56,12 @@ def halves_by_itself(runtime: Runtime) -> bool:
     return runtime.device.startswith("cuda") and world_size() == 1
 
 
-def train_within_memory(training: TrainingConfig, start: Start, attempt: Callable[[Start], T]) -> T:
+def train_within_memory(training: TrainingConfig, run_dir: Path, start: Start, attempt: Callable[[Start], T]) -> T:
     """Train; go on with half the micro-batch where it does not fit into a GPU's memory, eagerly where compiling fails.
 
     Args:
         training: Changed in place: a higher gradient_accumulation_steps for the same batch, or no torch_compile.
+        run_dir: The run folder; what a failed attempt left half-written there is set aside.
         start: Where an attempt starts; `attempt` notes there its runtime and, where it fails, its last checkpoint.
         attempt: Builds model and Trainer and trains to the end.
 
@@ -69,12 +71,15 @@ def train_within_memory(training: TrainingConfig, start: Start, attempt: Callabl
     Raises:
         OutOfMemory: On a CPU, or where one sequence does not fit; says what to set.
     """
+    from babyllama.training.checkpoints import set_incomplete_aside
+
     while True:
         try:
             return attempt(start)
         except Exception as error:
             if not go_on_eagerly(error, training, start):
                 go_on_smaller(error, training, start)
+        set_incomplete_aside(run_dir)
         free_gpu_memory()
 
 

@@ -9,13 +9,16 @@ Every step is a rename, so that a kill anywhere leaves a state that `settle` und
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from babyllama.common.console import say, warn
 from babyllama.common.distributed import is_main_process
+from babyllama.common.errors import ConfigError
 from babyllama.common.files import free_name, replace
 from babyllama.config.run_layout import AVERAGES, MEANS, MILESTONE, MODEL_CONFIG, REPLACED, RUN_FILES, TRAINING_METRICS
 from babyllama.training.checkpoints import LEFTOVER, checkpoint_folders, is_complete, step_of
@@ -40,6 +43,10 @@ def put_aside(run_dir: Path) -> None:
     parts = run_parts(run_dir)
     if not parts:
         return
+    if (run_dir / ASIDE).exists():
+        raise ConfigError(
+            f"{run_dir / ASIDE}: an earlier run that was replaced is still there; remove it, then start again"
+        )
     moving = run_dir / MOVING
     moving.mkdir(exist_ok=True)
     for path in parts:
@@ -83,18 +90,24 @@ def _move_back(run_dir: Path) -> None:
 
 
 def drop_replaced(run_dir: Path) -> None:
-    """Remove the old run: the new one holds something that loads. One that cannot go (Windows: a file of it is open)
-    stays, with a line, and goes at the next start.
+    """Remove the old run: the new one holds something that loads.
+
+    Where it cannot go (on Windows while a file of it is open) it stays, with a line, and goes later.
     """
     if not (run_dir / ASIDE).is_dir():
         return
     doomed = free_name(run_dir / DELETING)
     try:
-        replace(run_dir / ASIDE, doomed)
+        os.replace(run_dir / ASIDE, doomed)  # without waiting: each save comes here
     except OSError as error:
-        warn(f"{run_dir / ASIDE}: the replaced run cannot be removed yet ({error.strerror})")
+        _tell_once(f"{run_dir / ASIDE}: the replaced run cannot be removed yet ({error.strerror})")
         return
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+@cache
+def _tell_once(line: str) -> None:
+    warn(line)
 
 
 @contextmanager

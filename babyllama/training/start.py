@@ -246,6 +246,8 @@ def taken_by(model: PreTrainedModel, chosen: Runtime, training: TrainingConfig) 
 
     attention = set_attention(model, chosen.attention)
     graphs = chosen.graphs and (attention == "causal" or training.cuda_graphs is True)
+    if chosen.graphs and not graphs:
+        say(f"attention {attention}: steps are not recorded as CUDA graphs (training.cuda_graphs: true tries it)")
     return replace(chosen, attention=attention, graphs=graphs)
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from babyllama.common import distributed, file_hashes, files, provenance
+from babyllama.common import command, distributed, file_hashes, files, provenance
 from babyllama.common.cache_folders import INDUCTOR, inductor_cache
+from babyllama.common.command import name_compile_cache
 from babyllama.models import gpu, runtime
 from babyllama.training.callbacks import MpsRandomState
 
@@ -146,6 +147,36 @@ def test_a_command_is_quoted_as_the_systems_shell_reads_it(monkeypatch: pytest.M
     assert shlex.split(provenance.quoted(*words)) == words
     monkeypatch.setattr(provenance, "ON_WINDOWS", True)
     assert provenance.quoted(*words) == '--train-path "my text/a.train" --seed 1'
+
+
+def test_a_cache_that_cannot_be_written_costs_no_command(tmp_path: Path, tiny_run: Path) -> None:
+    """torch's compiler makes its folder when a model is loaded; a container's HOME may be /."""
+    (tmp_path / "a file").write_text("", encoding="utf-8")
+    environment = os.environ | {"BABYLLAMA_CACHE": str(tmp_path / "a file" / "cache"), "PYTHONPATH": str(ROOT)}
+    environment.pop(INDUCTOR, None)
+    asked = ["generate", str(tiny_run), "--prompt", "The dog", "--max-new-tokens", "3", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *asked],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The dog")
+
+
+def test_a_user_without_a_name_gets_a_folder_for_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setenv(INDUCTOR, "put back afterwards")
+    monkeypatch.delenv(INDUCTOR)
+    name_compile_cache()
+    assert INDUCTOR not in os.environ
+    monkeypatch.setattr(command.getpass, "getuser", nameless)
+    name_compile_cache()
+    assert Path(os.environ[INDUCTOR]).parent.name.startswith("babyllama-")
 
 
 @pytest.mark.parametrize("home", ["Jörg Müller", "anna"])

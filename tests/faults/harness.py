@@ -172,7 +172,7 @@ def weights(output: Path) -> str | None:
 
 
 def not_killed(outcome: Outcome) -> str:
-    """ "" where a child was killed, or had ended before it came to that; else how it ended instead."""
+    """Return how a child ended that was to be killed; nothing where it was, or had come to its end before."""
     if outcome.code in {-9, 0}:
         return ""
     return f"not killed: exit {outcome.code}: {outcome.output.strip().splitlines()[-1:]}"

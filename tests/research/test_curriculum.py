@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
@@ -21,6 +22,7 @@ from babyllama.config.schema import CurriculumConfig
 from babyllama.data.epoch_order import EpochSampler, shuffled
 from babyllama.data.packing import PackedDataset
 from babyllama.data.token_store import TokenSplit
+from babyllama.research import curriculum
 from babyllama.research.curriculum import CurriculumDataset, Pacing
 from babyllama.research.difficulty import ChunkDifficulty, build_difficulty, domain_place, rarity, sentence_length
 from tests.runs import config_for, corpus, weights
@@ -76,7 +78,7 @@ def test_a_loop_of_ones_own_gets_easy_examples_first() -> None:
 
 
 @pytest.mark.parametrize("difficulty", ["rarity", "domain", "own"])
-def test_a_spawned_loader_process_gets_the_curriculum(difficulty: str) -> None:
+def test_a_spawned_loader_process_gets_the_curriculum(difficulty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split = split_of([[3, 4, 5, 6], [7, 8], [9, 3, 3]], [0, 1, 0])
     packed = PackedDataset(split, 4, pad_id=0, shuffle=True)
     difficulties = {
@@ -87,7 +89,11 @@ def test_a_spawned_loader_process_gets_the_curriculum(difficulty: str) -> None:
     data = CurriculumDataset(packed, difficulties[difficulty], epochs=2, batch_size=2)
     data.set_epoch(1)
     order = data.order(1).tolist()
-    got = pickle.loads(pickle.dumps(data))
+    assert np.array_equal(copy.deepcopy(data).order(0), data.order(0)), "a copy is whole"
+    with monkeypatch.context() as spawning:
+        spawning.setattr(curriculum, "get_spawning_popen", lambda: "a process that is being started")
+        sent = pickle.dumps(data)
+    got = pickle.loads(sent)
     assert all(np.array_equal(got[number]["labels"], data[number]["labels"]) for number in order)
 
 

@@ -111,6 +111,16 @@ def test_an_old_checkpoint_that_cannot_go_is_a_line_and_no_end(
     assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-40"
 
 
+def test_what_a_failed_attempt_left_half_written_is_set_aside_for_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _checkpoint(tmp_path, 5)
+    _checkpoint(tmp_path, 10, commit=False)
+    checkpoints.set_incomplete_aside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10.incomplete-1", "checkpoint-5"]
+    assert "set aside as checkpoint-10.incomplete-1" in capsys.readouterr().err
+
+
 def test_an_interrupted_removal_is_finished_later(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5.deleting").mkdir()
     (tmp_path / ".training_config.yaml.123.tmp").write_text("half", encoding="utf-8")

@@ -72,6 +72,30 @@ def test_a_kill_anywhere_is_settled(copy: tuple[Path, Path], moved: int | None) 
     assert content(run) == before
 
 
+def test_an_old_run_that_cannot_go_stays_with_one_line_and_is_no_victim_of_the_next(
+    copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows renames no folder while a file in it is open."""
+    _, run = copy
+    before = content(run)
+    replaced.put_aside(run)
+    (run / "training_metrics.json").write_text("{}", encoding="utf-8")
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Access is denied", str(source), None, str(target))
+
+    with monkeypatch.context() as held:
+        held.setattr(replaced.os, "replace", refuse)
+        for _ in range(3):  # each save asks
+            replaced.drop_replaced(run)
+    assert capsys.readouterr().err.count("cannot be removed yet") == 1
+    with pytest.raises(ConfigError, match="is still there; remove it"):
+        replaced.put_aside(run)
+    assert content(run / replaced.ASIDE) == before
+    replaced.drop_replaced(run)
+    assert not (run / replaced.ASIDE).exists()
+
+
 def test_a_new_checkpoint_lets_the_old_run_go(copy: tuple[Path, Path]) -> None:
     _, run = copy
     replaced.put_aside(run)

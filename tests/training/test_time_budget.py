@@ -113,7 +113,6 @@ def test_a_resume_takes_the_number_of_steps_from_the_checkpoint(
     assert weights(run_dir) == whole
 
 
-@pytest.mark.integration
 def test_steps_are_timed_as_the_training_will_compute_them(tiny_llama: Any) -> None:
     """On a GPU a small model's step is replayed in a fifth of the time that its kernels take one by one."""
     model, recorder = copy.deepcopy(tiny_llama), Again(tiny_llama)
@@ -135,6 +134,7 @@ def test_steps_are_timed_as_the_training_will_compute_them(tiny_llama: Any) -> N
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.integration
 def test_more_minutes_go_on_from_a_finished_run(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
