@@ -40,6 +40,35 @@ def test_sign_permutation_random_and_exact_agree() -> None:
     assert sign_permutation(wide) == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.01)
 
 
+def test_no_p_value_is_zero() -> None:
+    """The order that was seen is one of the orders: 60 of 60 is as rare as 1 in 10,001, and not impossible."""
+    assert sign_permutation(np.arange(1.0, 61.0)) == pytest.approx(1 / (1 + paired_tests.PERMUTATIONS))
+    found = compare_choices(np.ones(100, dtype=bool), np.arange(100) >= 60)
+    assert found.p_value == pytest.approx(1 / (1 + paired_tests.PERMUTATIONS))
+
+
+@pytest.mark.parametrize("lost", [3, 30])  # all orders, and drawn ones
+def test_a_choice_of_a_small_paradigm_weighs_more_in_the_p_value_too(lost: int) -> None:
+    """1 of 2 won and 3 (or 30) of 1,000 lost: 0.5 outweighs all of them, whichever way the signs fall."""
+    right_a = np.array([True, True] + [False] * lost + [True] * (1000 - lost))
+    right_b = np.array([False, True] + [True] * 1000)
+    found = compare_choices(right_a, right_b, ["small"] * 2 + ["large"] * 1000)
+    assert found.difference == pytest.approx((0.5 - lost / 1000) / 2)
+    assert found.p_value == pytest.approx(1.0)
+
+
+def test_the_interval_of_choices_is_the_normal_one_where_there_are_many() -> None:
+    kinds = [(True, False)] * 600 + [(False, True)] * 400 + [(True, True)] * 3000
+    found = compare_choices(*(np.array(column) for column in zip(*kinds, strict=True)))
+    half = 1.96 * math.sqrt((0.15 + 0.10 - 0.05**2) / 4000)
+    assert (found.low, found.high) == (pytest.approx(0.05 - half, abs=8e-4), pytest.approx(0.05 + half, abs=8e-4))
+
+
+def test_effect_size_by_hand() -> None:
+    found = compare_shares(np.array([1.0, 2.0, 4.0]), np.zeros(3))
+    assert found.effect_size == pytest.approx((7 / 3) / math.sqrt(7 / 3))  # mean 7/3, variance (16 + 1 + 25) / 9 / 2
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.04, 0.001, 0.03, 0.5]) == pytest.approx([0.09, 0.004, 0.09, 0.5])
     assert holm([]) == []

@@ -56,6 +56,25 @@ def test_other_text_of_the_same_size_gives_other_tokens(tmp_path: Path, form: st
     assert "dog" not in first_words(again)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("holdout", 0.2),
+        ("holdout_by", "file"),
+        ("test", 0.1),
+        ("clean", False),
+        ("speaker_labels", "remove"),
+        ("encoding_errors", "replace"),
+        ("max_words", 50),
+        ("text_key", "story"),
+    ],
+)
+def test_each_key_that_changes_the_text_is_in_its_fingerprint(tmp_path: Path, key: str, value: object) -> None:
+    path = str(write_corpus(tmp_path / "corpus", range(60)))
+    found = {DataProcessor(DataConfig(train_path=path, **keys)).split_fingerprint() for keys in ({}, {key: value})}
+    assert len(found) == 2
+
+
 PLUGIN = """
 from babyllama.plugins import register_cleaner
 from babyllama.data.cleaners import DomainCleaners

@@ -93,6 +93,9 @@ def test_a_stride_gives_more_context_and_so_a_different_score(tiny_llama: Any, t
     overlapping = score_documents(tiny_llama, tiny_tokenizer, DOCUMENTS, window=8, stride=2)
     assert (disjoint.tokens == overlapping.tokens).all()
     assert not np.allclose(disjoint.nll[1], overlapping.nll[1])
+    windows = list(rolling_windows(range(100, 130), 1, 8, 2))
+    assert {len(inputs) for inputs, _ in windows[1:-1]} == {8}, "each has as much context as fits"
+    assert all(targets[:6] == [-100] * 6 for _, targets in windows[1:])
 
 
 @pytest.mark.parametrize(("window", "stride"), [(0, None), (8, 0), (8, 9)])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.harness import SAVE_EVERY, STEPS, Bench, kill_inside, not_killed, start_again
+from babyllama.training.stop_signals import STUCK
+from tests.faults.harness import SAVE_EVERY, STEPS, Bench, Outcome, kill_inside, not_killed, start_again
 
 SAVES = STEPS // SAVE_EVERY
 SAVING_SECONDS = 0.25  # longest save seen with its manifest, with room to spare
@@ -96,13 +98,28 @@ def signalled(number: int, times: int) -> Callable[[Bench, Path, random.Random],
             return start_again(bench, output) if bench.same(output) else "other weights"
         if ended.code not in (128 + number, -number):
             return f"exit {ended.code}: {ended.output[-200:]}"
-        if times == 1 and "go on with" not in ended.output and "interrupted" not in ended.output and ended.code > 0:
-            return f"no command to go on with: {ended.output[-200:]}"
+        # In the training it is noted: a checkpoint of that very step. Before it nothing listens yet.
+        in_training = "step 1/" in ended.output or "finishing the step" in ended.output
+        if times == 1 and in_training and (problem := _no_checkpoint_at_the_signal(output, ended, number)):
+            return problem
+        if times == 2 and in_training and ended.seconds - at > 2 * STUCK:
+            return f"the second one took {ended.seconds - at:.1f} s"
         return _finish(bench, output, source, second_kill=False)
 
     name = signal.Signals(number).name
     trial.__doc__ = f"{name} {'once: a checkpoint' if times == 1 else 'twice: at once'}, exit {128 + number}, resumed."
     return trial
+
+
+def _no_checkpoint_at_the_signal(output: Path, ended: Outcome, number: int) -> str:
+    """Return what is missing of a training that was told once to stop: its code, the command, the checkpoint."""
+    from babyllama.training.checkpoints import checkpoint_folders, is_complete
+
+    stopped = re.search(r"stopped at step (\d+) with a checkpoint; go on with: ", ended.output)
+    if ended.code != 128 + number or not stopped:
+        return f"exit {ended.code} without a checkpoint and a command: {ended.output[-200:]}"
+    whole = [folder.name for folder in checkpoint_folders(output / "run") if is_complete(folder)]
+    return "" if f"checkpoint-{stopped[1]}" in whole else f"no checkpoint of step {stopped[1]}: {whole}"
 
 
 def disk_full(bench: Bench, output: Path, source: random.Random) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 from transformers.models.gptj import modeling_gptj
@@ -185,6 +186,8 @@ def test_compiled_layers_drop_by_the_seed_and_agree_with_plain_ones(tiny_gpt2: A
     for module in dropouts:
         module.p = 0.2
     prepare_layers(model, _runtime(attention.RECOMPUTE, "layers"))
+    torch._dynamo.reset()
+    counters.clear()
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -194,6 +197,7 @@ def test_compiled_layers_drop_by_the_seed_and_agree_with_plain_ones(tiny_gpt2: A
         runs.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not torch.equal(runs[0][0], runs[2][0])
+    assert counters["stats"]["unique_graphs"] >= 1, "layers were compiled"
     for module in dropouts:
         module.p = 0.0
     assert model(input_ids=ids, labels=ids, use_cache=False).loss.item() == pytest.approx(expected, rel=1e-5)

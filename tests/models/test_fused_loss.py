@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from babyllama.models.fused_loss import (
     BLOCK_ROWS,
@@ -126,7 +127,10 @@ def test_the_compiled_block_gives_the_same_numbers() -> None:
         pytest.skip("no C++ compiler: nothing can be compiled")
     hidden, weight, bias, labels = _case(BLOCK_ROWS, 16, 64, torch.float32)
     plain = torch.autograd.grad(fused_linear_cross_entropy(hidden, weight, labels, bias), [hidden, weight, bias])
+    torch._dynamo.reset()
+    counters.clear()
     fast = fused_linear_cross_entropy(hidden, weight, labels, bias, compiled=True)
+    assert counters["stats"]["unique_graphs"] == 1, "it was compiled"
     for got, want in zip(torch.autograd.grad(fast, [hidden, weight, bias]), plain, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 

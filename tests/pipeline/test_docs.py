@@ -27,7 +27,7 @@ def test_every_name_of_the_api_reference_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
@@ -50,6 +50,8 @@ def test_the_presets_of_the_readme_exist() -> None:
     named = set(re.findall(r"(?:llama|gpt|babylm|distillation)[\w-]*\d*M?[\w-]*", table))
     files = {path.stem for path in (ROOT / "config").glob("*.yaml")}
     assert files <= named
+    first_column = " ".join(re.findall(r"^\| ([^|]+) \|", table, re.M))
+    assert set(re.findall(r"(?:llama|gpt|babylm)-[\w-]+", first_column)) <= files
 
 
 def _documented(section: str) -> set[str]:

@@ -113,6 +113,8 @@ def test_an_apple_gpu_is_never_asked_for_float64(room: str) -> None:
     on_the_cpu = {"token_statistics.py"}  # its parts come from `.cpu()` in _batch_figures
     for path in sorted((ROOT / "babyllama" / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            wide = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "to" and "float64" in ast.dump(node)
+            assert not (wide and path.name not in on_the_cpu), f"{path.name}:{node.lineno}: .cpu().double()"
             if path.name not in on_the_cpu and isinstance(node, ast.Attribute) and node.attr == "double":
                 moved = isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "cpu"
                 assert moved, f"{path.name}:{node.lineno}: .cpu().double()"

@@ -14,7 +14,7 @@ import pytest
 from babyllama.common import disk_space
 from babyllama.common.errors import CheckpointError, ConfigError, DiskError
 from babyllama.common.files import write_json
-from babyllama.config.fingerprint import check_resume, differences, training_fingerprint
+from babyllama.config.fingerprint import BOOKKEEPING, check_resume, differences, training_fingerprint
 from babyllama.config.run_layout import CHECKPOINT_MANIFEST
 from babyllama.config.schema import Config
 from babyllama.training import checkpoints
@@ -213,6 +213,15 @@ def test_the_fingerprint_holds_what_changes_the_weights() -> None:
     ]
     with pytest.raises(ConfigError, match="what differs"):
         check_resume(made(), made(seed=1))
+
+
+def test_only_these_keys_do_not_count_for_a_resume() -> None:
+    """Any other key changes the weights, the text or the tokenizer, and a resume with another value is refused."""
+    data = {"train_path", "eval_path", "cache_dir", "num_proc", "eval_samples", "tokenizer_path", "tokenizer_output"}
+    training = {"save_steps", "save_words", "eval_steps", "logging_steps", "save_total_limit", "dataloader_num_workers"}
+    training |= {"keep", "device", "bf16", "fp16", "torch_compile", "attention", "threads", "keep_freed_memory", "tf32"}
+    training |= {"deterministic", "cuda_graphs", "slow_batch_size", "quick_start", "quick_start_minutes", "decay_from"}
+    assert {"data": data, "model": {"name"}, "training": training | {"fsdp"}} == BOOKKEEPING
 
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:

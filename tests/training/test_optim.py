@@ -127,9 +127,21 @@ def test_every_schedule_runs_to_its_end(name: str, total: int) -> None:
     end = optimizer.param_groups[0]["lr"]
     assert max(rates) <= 1.0
     assert end == pytest.approx(0.0, abs=1e-6) or name == "constant"
+    if name == "linear" and total == 100:
+        assert rates[29] == pytest.approx(71 / 95)  # a cosine has 0.85 there
     if name == "wsd" and total == 100:
         assert rates[40] == rates[69] == 1.0
         assert rates[85] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_the_recipes_numbers_reach_both_parts(tiny_llama: Any, precision: torch.dtype) -> None:
+    keys = {"adam_epsilon": 1e-6, "adam_beta1": 0.8, "adam_beta2": 0.97, "weight_decay": 0.3}
+    plain = build_optimizer(tiny_llama, TrainingConfig(**keys))
+    both = build_optimizer(tiny_llama, TrainingConfig(optimizer="muon", **keys), precision)
+    assert both.parts[0].precision == precision
+    for group in (plain.param_groups[0], both.parts[1].param_groups[0]):
+        assert (group["eps"], group["betas"]) == (1e-6, (0.8, 0.97))
 
 
 def test_batched_muon_updates_as_torchs_own() -> None:

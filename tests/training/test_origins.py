@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import main
+import train as pipeline
 from babyllama.config.loading import load_config
+from babyllama.config.schema import DistillationConfig
 from babyllama.pages.model_card import write_model_card
 from babyllama.pages.run_page import write_run_report
 from babyllama.sharing.export_command import _description
@@ -105,3 +107,21 @@ def test_many_small_files_are_summed_up(tmp_path: Path) -> None:
     assert "1,460 other domains" in page
     assert page.count("<tr>") < 100
     assert "1,460 other domains" in write_model_card(run).read_text(encoding="utf-8")
+
+
+def test_what_a_run_begins_with_and_learns_from_is_in_its_fingerprint(tmp_path: Path, tiny_run: Path) -> None:
+    """The content counts and not the name: other weights or another plugin under the same path are another run."""
+    plugin, folder = tmp_path / "mine.py", Path(shutil.copytree(tiny_run, tmp_path / "origin"))
+    plugin.write_text("x = 1\n", encoding="utf-8")
+    config = settings(write_corpus(tmp_path / "corpus", range(60)), tmp_path)
+    data = pipeline.prepare_data(config)
+    config.plugins, config.model.init_from = [str(plugin)], str(folder)
+    config.distillation = DistillationConfig(teachers=[str(folder)])
+    before = pipeline.run_fingerprint(config, data)
+    plugin.write_text("x = 2\n", encoding="utf-8")
+    changed = pipeline.run_fingerprint(config, data)
+    assert {key for key in before if before[key] != changed[key]} == {"plugins"}
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    changed = pipeline.run_fingerprint(config, data)
+    assert {key for key in before if before[key] != changed[key]} == {"plugins", "model.init_from weights", "teacher 1"}

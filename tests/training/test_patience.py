@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from babyllama import plugins
@@ -14,7 +16,7 @@ from babyllama.common.errors import ConfigError
 from babyllama.common.files import read_json
 from babyllama.config.fingerprint import training_fingerprint
 from babyllama.config.loading import load_config
-from babyllama.config.run_layout import REPORT, TRAINING_LOG, TRAINING_METRICS
+from babyllama.config.run_layout import REPORT, TRAINING_LOG, TRAINING_METRICS, WEIGHTS
 from babyllama.config.schema import Config, TrainingConfig
 from babyllama.pages.run_page import read_log
 from babyllama.training.recipes.patience import Patience, decayed_length, first_exhausted
@@ -119,6 +121,19 @@ def _stopped(config: Config, step: int, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.setattr(plugins, "CALLBACKS", [])
+
+
+@pytest.mark.integration
+def test_the_best_weights_are_kept_behind_later_ones(tmp_path: Path) -> None:
+    """The best point lies before the end, and more checkpoints come after it than are kept."""
+    recipe = OVERFITS | {"lr_scheduler": "constant", "warmup_steps": 5, "keep": "best", "save_total_limit": 2}
+    found = train(config_for(overfitting(tmp_path / "text"), tmp_path, **recipe | {"max_steps": 120, "save_steps": 10}))
+    best = found.metrics["best_step"]
+    assert found.metrics["global_step"] - best >= 40
+    saved, chosen = (load_file(folder / WEIGHTS) for folder in (found.run_dir, found.run_dir / f"checkpoint-{best}"))
+    last = load_file(found.run_dir / f"checkpoint-{found.metrics['global_step']}" / WEIGHTS)
+    assert all(torch.equal(saved[name], chosen[name]) for name in chosen)
+    assert not all(torch.equal(saved[name], last[name]) for name in last)
 
 
 @pytest.mark.integration

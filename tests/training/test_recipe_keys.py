@@ -214,6 +214,12 @@ def test_a_branch_goes_on_from_the_trunk_and_decays_to_zero(text: Path, tmp_path
         (branch / name).unlink()
     train(config, resume=True)
     assert weights(branch) == before, "a resumed branch goes on from its own checkpoint"
+    file = trunk / "checkpoint-4" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged"):
+        train(config_for(text, tmp_path, name="another branch", **{**recipe, **decaying}))
 
 
 @pytest.mark.parametrize(

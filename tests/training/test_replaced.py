@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from babyllama.common.errors import ConfigError
-from babyllama.training import replaced
+from babyllama.training import checkpoints, replaced
 from babyllama.training.out_of_memory import is_out_of_memory
 from babyllama.training.run_folder import guard_run
 from tests.tiny_runs import settings, trained_on, write_corpus
@@ -94,6 +94,21 @@ def test_an_old_run_that_cannot_go_stays_with_one_line_and_is_no_victim_of_the_n
     assert content(run / replaced.ASIDE) == before
     replaced.drop_replaced(run)
     assert not (run / replaced.ASIDE).exists()
+
+
+def test_a_new_run_that_fails_behind_a_whole_checkpoint_stays(copy: tuple[Path, Path]) -> None:
+    _, run = copy
+    replaced.put_aside(run)
+
+    def train_and_fail() -> None:
+        (run / "checkpoint-1").mkdir()
+        (run / "checkpoint-1" / "model.safetensors").write_bytes(b"new")
+        checkpoints.commit(run / "checkpoint-1", {})
+        raise RuntimeError("later")
+
+    with pytest.raises(RuntimeError, match="later"), replaced.replacing(run):
+        train_and_fail()
+    assert (run / "checkpoint-1" / "model.safetensors").read_bytes() == b"new"
 
 
 def test_a_new_checkpoint_lets_the_old_run_go(copy: tuple[Path, Path]) -> None:

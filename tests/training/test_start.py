@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_a_run_that_has_begun_keeps_its_number(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_machines_memory_is_read() -> None:
-    assert (gpu.free_bytes("cpu") or 10**8) > 10**7
+    assert sys.platform != "linux" or (gpu.free_bytes("cpu") or 0) > 10**7
 
 
 @pytest.mark.integration
