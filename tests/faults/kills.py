@@ -99,7 +99,7 @@ def signalled(number: int, times: int) -> Callable[[Bench, Path, random.Random],
         if ended.code not in (128 + number, -number):
             return f"exit {ended.code}: {ended.output[-200:]}"
         # In the training it is noted: a checkpoint of that very step. Before it nothing listens yet.
-        in_training = "step 1/" in ended.output or "finishing the step" in ended.output
+        in_training = re.search(r"step \d+/|finishing the step", ended.output) is not None
         if times == 1 and in_training and (problem := _no_checkpoint_at_the_signal(output, ended, number)):
             return problem
         if times == 2 and in_training and ended.seconds - at > 2 * STUCK:
