@@ -100,6 +100,8 @@ def schedule_milestones(targets: list[int], words_per_step: np.ndarray) -> list[
     >>> found = schedule_milestones([100, 150, 175, 500], np.array([60, 40, 70]))
     >>> [(m.name, m.step, m.words) for m in found]
     [('chck_100', 2, 100), ('chck_150', 3, 170), ('chck_175', 3, 170)]
+    >>> schedule_milestones([190], np.array([60, 40, 70]))
+    []
     """
     seen = np.cumsum(words_per_step)
     found = []

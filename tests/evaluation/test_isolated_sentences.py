@@ -58,3 +58,19 @@ def test_bits_per_byte_is_that_of_a_plain_loop(tiny_llama: Any, tiny_tokenizer: 
     assert figures["isolated_bytes"] == size == sum(item["bytes"] for item in items)
     assert set(figures["isolated_domains"]) == {"a", "b"}
     assert re.sub("isolated_", "", " ".join(figures)).startswith("bits_per_byte bits_per_byte_ci")
+
+
+def test_the_interval_resamples_documents_and_not_their_sentences(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    """Equal sentences say the same again: a document of thirty is one document."""
+    texts = [
+        "The dog ran to the river. " * 30,
+        "She looked at the cat and smiled. " * 30,
+        "They talk about books. " * 30,
+    ]
+    documents = [Document(text, "a") for text in texts]
+    found, _ = isolated_sentences(tiny_llama, tiny_tokenizer, documents, window=32)
+    each = [isolated_sentences(tiny_llama, tiny_tokenizer, [document], window=32)[0] for document in documents]
+    bits = [figures["isolated_bits_per_byte"] for figures in each]
+    low, high = found["isolated_bits_per_byte_ci"]
+    assert low == pytest.approx(min(bits), rel=1e-6), "1 in 27 resamples has one document only, more than 2.5%"
+    assert high == pytest.approx(max(bits), rel=1e-6)

@@ -136,3 +136,14 @@ def test_the_two_halves_are_the_whole_and_do_not_meet(tmp_path: Path) -> None:
     ids = tmp_path / "ids.json"
     ids.write_text(json.dumps({"u": [2, 7], "v": ["x1"]}), encoding="utf-8")
     assert [pair.pair_id for pair in load_pairs(path, ids, "odd")] == ["7", "x1"]
+
+
+def test_the_interval_of_the_mean_adds_the_paradigms_variances() -> None:
+    """3 of 4 and 5 of 10: variance (0.75 * 0.25 / 4 + 0.5 * 0.5 / 10) / 2^2."""
+    right = [("a", True)] * 3 + [("a", False)] + [("b", True)] * 5 + [("b", False)] * 5
+    pairs = [Pair(uid, str(number), "x", "y") for number, (uid, _) in enumerate(right)]
+    items = [{"correct": correct, "good": float(correct), "bad": 0.5} for _, correct in right]
+    found = summarize_pairs(pairs, items)
+    half = 1.96 * math.sqrt((0.75 * 0.25 / 4 + 0.25 / 10) / 4)
+    assert found["accuracy"] == pytest.approx(0.625)
+    assert found["accuracy_ci"] == pytest.approx([0.625 - half, 0.625 + half], abs=1e-4)

@@ -52,7 +52,8 @@ def _events(text: str) -> list[tuple[str, dict[str, Any]]]:
 def test_page_brings_all_it_needs_and_allows_nothing_else(server: PlayServer) -> None:
     status, page, headers = _ask(server, "GET", "/")
     assert status == 200
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    for rule in ("default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"):
+        assert rule in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["Cache-Control"] == "no-store"
     assert not re.search(r"(src|href)=\"?(https?:)?//", page)
