@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Trainer
 
 from babyllama import plugins
 from babyllama.common.errors import NumericError
+from babyllama.models.fused_loss import install_fused_loss
 from babyllama.models.structure import spare_the_walks, weights_are_finite
-from babyllama.training.trainer import BabyTrainer
+from babyllama.pages.run_page import read_log
+from babyllama.training.trainer import BabyTrainer, packed_loss
 from tests.runs import config_for, corpus
 from train import train
 
@@ -78,6 +82,40 @@ def test_a_weight_that_is_not_finite_is_found(tiny_llama: Any) -> None:
         with torch.no_grad():
             next(iter(spoiled.parameters())).view(-1)[7] = value
         assert not weights_are_finite(spoiled)
+
+
+def test_the_held_out_curve_takes_chunks_from_all_over_the_text(tiny_llama: Any) -> None:
+    """Held-out files stand one after another: the first chunks would be of one domain."""
+    model = copy.deepcopy(tiny_llama).train()
+    install_fused_loss(model)
+    asked: list[int] = []
+
+    class Chunks:
+        def __len__(self) -> int:
+            return 12
+
+        def __getitems__(self, numbers: list[int]) -> dict[str, torch.Tensor]:
+            asked.extend(numbers)
+            ids = torch.tensor([[1, 20 + number, 40, 60] for number in numbers])
+            return {"input_ids": ids, "labels": ids}
+
+    arguments = SimpleNamespace(per_device_train_batch_size=2, device="cpu")
+    trainer = SimpleNamespace(model=model, args=arguments, valid=Chunks(), compute_loss_context_manager=nullcontext)
+    found = packed_loss(trainer, 4)
+    assert asked == [0, 3, 6, 9]
+    with torch.no_grad():
+        ids = torch.tensor([[1, 20 + number, 40, 60] for number in asked])
+        logits = tiny_llama(ids).logits[:, :-1]
+    assert found == pytest.approx(F.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1)).item())
+    assert model.training
+
+
+@pytest.mark.integration
+def test_the_log_counts_words_and_tokens_of_the_text(tmp_path: Path) -> None:
+    run = train(config_for(corpus(tmp_path / "text"), tmp_path, max_steps=None, num_epochs=2, batch_size=32)).run_dir
+    last = read_log(run / "log_history.jsonl")[-1]
+    text = (tmp_path / "text" / "small.train").read_text(encoding="utf-8")
+    assert last["words"] == 2 * len(text.split()) < last["tokens"]
 
 
 def test_a_loss_scale_that_only_falls_ends_the_training() -> None:
