@@ -247,6 +247,15 @@ def test_a_name_makes_no_seed_of_a_run_that_was_trained_otherwise(
     assert ([group.name for group in asked], notes) == (["all"], []), "the user's word"
 
 
+def test_a_cached_figure_is_of_this_window_and_device(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, asked = BenchmarkSuite([runs["llama"]], device="cpu"), []
+    monkeypatch.setattr(suite.cache, "get", lambda *key: asked.append(key))
+    monkeypatch.setattr(suite.cache, "put", lambda *_: None)
+    suite.for_each("depth", lambda run: {"layers": 1}, ["options"])
+    run = suite.runs[0]
+    assert asked == [(run.content, "depth", [run.evaluator.window, "cpu", ["options"]])]
+
+
 def test_a_run_in_two_groups_is_refused() -> None:
     with pytest.raises(ConfigError, match="is also in"):
         group_runs(["x"], {"a": ["x"], "b": ["x"]})

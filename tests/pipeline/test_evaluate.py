@@ -238,6 +238,20 @@ def test_completion_wants_the_exact_last_word(tiny_llama: Any, tiny_tokenizer: A
     assert completion_accuracy(tiny_llama, tiny_tokenizer, [], window=32)[0]["accuracy"] is None
 
 
+def test_completion_asks_for_every_token_of_the_last_word(
+    tiny_llama: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from babyllama.evaluation import completion
+
+    asked: list[tuple[list[int], list[int]]] = []
+    monkeypatch.setattr(completion, "_all_argmax", lambda model, rows: asked.extend(rows) or [True] * len(rows))
+    items = [("She looked at the little", " unbelievable."), ("The dog ran to the old", " house.")]
+    completion_accuracy(tiny_llama, tiny_tokenizer, items, window=64)
+    words = {tiny_tokenizer.decode([target for target in targets if target != -100]) for _, targets in asked}
+    assert words == {" unbelievable.", " house."}
+    assert max(sum(target != -100 for target in targets) for _, targets in asked) > 3, "a word of several tokens"
+
+
 def test_token_statistics_of_a_uniform_model(tiny_llama: Any, tiny_tokenizer: Any) -> None:
     import copy
     import math
