@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from babyllama.common.errors import ConfigError
-from babyllama.common.files import read_json
+from babyllama.common.files import read_json, write_json
 from babyllama.config.loading import config_from_dict
 from babyllama.config.schema import Config
 from babyllama.data.packing import PackedDataset
@@ -209,7 +209,22 @@ class TestQuickStart:
 
     def test_a_very_slow_one_no_less_than_the_pairs_need(self, monkeypatch: pytest.MonkeyPatch) -> None:
         steps = self.fixed(monkeypatch, 60.0).training.max_steps
-        assert steps * 32 * 128 >= time_budget.FEWEST_TOKENS
+        assert steps == math.ceil(time_budget.FEWEST_TOKENS / (32 * 128))
+
+
+def test_a_resume_gets_the_minutes_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps took one of the three minutes: two are left, and not three."""
+    times = StepTimes(step=0.5, evaluation=0.0, save=0.0)
+    monkeypatch.setattr(time_budget, "rehearse", lambda *_, **__: times)
+    write_json(
+        tmp_path / "trainer_state.json", {"global_step": 100, "log_history": [{"seconds": 30.0}, {"seconds": 60.0}]}
+    )
+    config, chunks = _config(max_minutes=3), range(4000)
+    start = SimpleNamespace(total_steps=None, checkpoint=tmp_path)
+    runtime = Runtime("cpu", "fp32", "eager", "off", 1, muon_precision=None)
+    found = time_budget.fix_length(None, config, runtime, (chunks, chunks), 256, start)
+    careful = StepTimes(0.5 * time_budget.MARGIN, 0.0, 0.0)
+    assert found.training.max_steps == 100 + steps_within(120.0, careful, config, len(chunks))
 
 
 def test_the_record_has_the_number_of_steps(text: Path, tmp_path: Path) -> None:
