@@ -326,6 +326,17 @@ def test_records_leave_without_the_folders_of_this_machine(run_dir: Path) -> Non
     assert without_local_paths("/other/place", run_dir) == "/other/place"
 
 
+def test_neither_the_current_folder_nor_the_homes_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "here").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "homes" / "anna"))
+    places = ("project/here/data/a.train", "project/shared/b.dev", "homes/anna/c.yaml", "homes/berta/d.yaml")
+    text = " ".join(str(tmp_path / place) for place in places)
+    found = without_local_paths(text, tmp_path / "elsewhere" / "run")
+    assert found == "data/a.train shared/b.dev c.yaml berta/d.yaml"
+
+
 def test_folders_of_other_disks_do_not_leave_either(tmp_path: Path) -> None:
     (tmp_path / "training_config.yaml").write_text("data: {train_path: /srv/anna & co/corpora/x.train}\n", "utf-8")
     quoted = shlex.join(
