@@ -101,6 +101,8 @@ def ours(
     compiling = "layers" if compiled else "off"
     model = build(kind, spec)
     prepare_layers(model, Runtime(spec.device, precision, attention, compiling, torch.get_num_threads()))
+    taken = model.config._attn_implementation  # a GPT-J may keep its own
+    assert kind == "GPTJ" or taken == attention, f"asked for {attention} attention, the model computes by {taken}"
     install_fused_loss(model, compiled=compiled)
     model.to(spec.device)
     scale = FP16_SCALE if precision == "fp16" else 1.0
