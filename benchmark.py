@@ -75,24 +75,24 @@ class BenchmarkSuite:
         self.cache = ScoreCache(use_cache)
         self.notes: list[str] = []
         self.failed: list[dict[str, str]] = []
-        self.runs = self._open(named_folders(checkpoints))
-        sizes = [sum(p.numel() * p.element_size() for p in run.model.parameters()) for run in self.runs]
-        self._keep_models = sum(sizes) <= MODELS_KEPT_BYTES
+        self.runs, self._keep_models = self._open(named_folders(checkpoints))
 
-    def _open(self, named: dict[str, Path]) -> list[BenchmarkRun]:
-        """Load every checkpoint once; one that cannot be loaded is reported and left out."""
+    def _open(self, named: dict[str, Path]) -> tuple[list[BenchmarkRun], bool]:
+        """Load every checkpoint once; one that cannot be loaded is reported and left out. Whether all may be held."""
         shared = ("minimal_pairs", "pair_ids", "pairs_half", "pair_columns", "num_samples", "temperature", "seed")
         options = {name: getattr(self.config, name) for name in shared}
         evaluator_of = partial(ModelEvaluator, device=self.device, **options)
-        runs = []
+        runs, held = [], 0
         for name, path in named.items():
             run = BenchmarkRun(path, name, evaluator_of)
             try:
-                run.evaluator  # noqa: B018 - loading is what is tried
+                held += run.weight_bytes()  # loading is what is tried
                 runs.append(run)
             except BabyLlamaError as error:
                 self._fail(str(path), str(error))
-        return runs
+            for opened in runs if held > MODELS_KEPT_BYTES else ():
+                opened.release()
+        return runs, held <= MODELS_KEPT_BYTES
 
     def _fail(self, what: str, why: str) -> None:
         self.failed.append({"what": what, "error": why})

@@ -90,6 +90,10 @@ class BenchmarkRun:
 
         return self.training_metrics.get("held_out_fingerprint") or documents_fingerprint(self.evaluator.documents)
 
+    def weight_bytes(self) -> int:
+        """Return the bytes of the model's weights, which loads it."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
     def release(self) -> None:
         """Let go of the model's memory."""
         self._evaluator = None

@@ -168,7 +168,12 @@ def test_no_common_text_is_a_dash_with_its_reason(runs: dict[str, Path]) -> None
 
 def test_models_beyond_the_memory_limit_are_loaded_one_at_a_time(runs: dict[str, Path], monkeypatch: Any) -> None:
     monkeypatch.setattr(benchmark, "MODELS_KEPT_BYTES", 0)
-    suite = BenchmarkSuite([runs["llama"]], device="cpu", config=config(runs, benchmarks=["consistency"]))
+    suite = BenchmarkSuite([runs["llama"], runs["gpt2"]], device="cpu", config=config(runs, benchmarks=["consistency"]))
+    suite.for_each("depth", lambda run: {"held": sum(other._evaluator is not None for other in suite.runs)})
+    held = [run.results["depth"]["held"] for run in suite.runs]
+    assert held == [1, 1], "the one that is measured; opening them to see that they load holds none"
+    suite.for_each("layers", lambda run: {"layers": run.model.config.num_hidden_layers})
+    assert [run._evaluator for run in suite.runs] == [None, None]
     suite.run_all_benchmarks()
     assert suite.runs[0].results["consistency"]["num_pairs"] == 24
 
