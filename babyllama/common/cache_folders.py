@@ -69,7 +69,7 @@ def temporary_home() -> Path:
 
 
 def _writable_home() -> Path:
-    """The cache folder, or the one below the system's temporary folder where the other is of no use to a compiler."""
+    """Return the cache folder, or the one below the system's temporary folder where a compiler cannot use the other."""
     try:
         home = cache_home()
         home.mkdir(parents=True, exist_ok=True)

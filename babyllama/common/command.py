@@ -186,8 +186,9 @@ def write_any_letter() -> None:
     Windows gives a redirected output its old code page, which has no minus sign (U+2212), let alone Cyrillic.
     """
     for stream in (sys.stdout, sys.stderr):
-        utf_8 = isinstance(stream, io.TextIOWrapper) and "utf" in stream.encoding.lower()
-        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or not utf_8):  # else it writes all
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream.errors == "strict" or "utf" not in stream.encoding.lower():  # else it writes all
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -108,8 +108,12 @@ def is_initialized() -> bool:
 
 def available_cores() -> int:
     """Return the cores that this process may use: affinity counts and a container's quota, where the system tells."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores_by_affinity()
     return min(cores, math.ceil(cpu_quota() or cores))
+
+
+def _cores_by_affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota() -> float | None:
@@ -138,9 +142,9 @@ def cpu_quota() -> float | None:
 
 def limit_threads() -> None:
     """Tell OpenMP a container's quota, before torch is loaded; what the user or a launcher set stays."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    if available_cores() < cores and local_world_size() == 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    cores = available_cores()
+    if cores < _cores_by_affinity() and local_world_size() == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def threads_per_process() -> int | None:

@@ -70,15 +70,16 @@ def pin_gpu(name: str) -> str:
     given = [part for part in (before or "").split(",") if part]
     os.environ["CUDA_VISIBLE_DEVICES"] = given[int(index)] if int(index) < len(given) else index
     try:
-        hidden = initialize_cuda() == 1
-    except RuntimeError:  # a card in exclusive use, an unknown UUID
-        hidden = False
-    if not hidden:  # the driver was asked before (torch.cuda.is_available does it)
+        # More than one: the driver was asked before (torch.cuda.is_available does it).
+        problem = None if initialize_cuda() == 1 else _too_late(name, index)
+    except RuntimeError as error:  # a card in exclusive use, an unknown UUID
+        problem = f"training.device: {name}: CUDA does not start on it: {str(error).splitlines()[0]}"
+    if problem:
         if before is None:
             del os.environ["CUDA_VISIBLE_DEVICES"]
         else:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
-        raise ConfigError(_too_late(name, index))
+        raise ConfigError(problem)
     _pinned = name
     return "cuda"
 

@@ -88,6 +88,16 @@ def test_cuda_n_is_refused_where_the_driver_was_asked_before(many_gpus: pytest.M
     assert gpu.pinned_gpu() is None
 
 
+def test_a_card_that_does_not_start_is_named_with_its_reason(many_gpus: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nCompile with ...")
+
+    many_gpus.setattr(gpu, "initialize_cuda", refuse)
+    with pytest.raises(ConfigError, match=r"cuda:1: CUDA does not start on it: CUDA-capable device\(s\) is/are busy"):
+        gpu.pin_gpu("cuda:1")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
 def test_cuda_n_is_refused_where_cuda_is_up(many_gpus: pytest.MonkeyPatch) -> None:
     many_gpus.setattr(torch.cuda, "is_initialized", lambda: True)
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=1"):

@@ -261,5 +261,5 @@ def _in_blocks(rows: Tensor, targets: Tensor, head: Module, boundary: Tensor) ->
         total = logits.logsumexp(dim=1)
         target = total - logits.gather(1, targets[start : start + BLOCK_ROWS, None]).squeeze(1)
         blank = total - logits[:, boundary].logsumexp(dim=1) if len(boundary) else torch.zeros_like(target)
-        parts.append(torch.stack([target, blank]).cpu().double() * BITS)
-    return torch.cat(parts, dim=1).numpy()
+        parts.append(torch.stack([target, blank]))
+    return (torch.cat(parts, dim=1).cpu().double() * BITS).numpy()

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,6 @@ def _stepper(
     optimizer = build_optimizer(model, training, precision)
     tokens = sum(batch["labels"].numel() for batch in batches)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    graph = StepGraph(trained, recorder) if runtime.graphs and len(batches) == 1 else None
 
     # Its passes, and the whole of it.
     def compute(batch: dict[str, Tensor], count: Tensor | int | None) -> Tensor:
@@ -168,12 +168,13 @@ def _stepper(
         loss.backward()
         return loss.detach()
 
+    passes: Callable[[dict[str, Tensor], int], Tensor] = compute
+    if runtime.graphs and len(batches) == 1:  # kernel by kernel a small model takes five times as long
+        passes = partial(StepGraph(trained, recorder), compute)
+
     def step() -> None:
         for batch in batches:
-            if graph is None:
-                compute(batch, tokens)
-            else:  # as the training will: kernel by kernel a small model takes five times as long
-                graph(compute, batch, tokens)
+            passes(batch, tokens)
         if training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         optimizer.step()
